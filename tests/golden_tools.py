@@ -48,6 +48,18 @@ TOLERANCES = {
 }
 
 
+class Measurement(NamedTuple):
+    """One comparison with a recorded array: the largest absolute difference beside what was allowed."""
+
+    name: str
+    difference: float
+    atol: float
+    rtol: float
+
+
+MEASUREMENTS: list[Measurement] = []  # of the running test; conftest.py empties it, and --parity-table writes them out
+
+
 def golden_path(name: str) -> Path:
     """Path of a golden file, such as ``ops.npz``; skips the calling test when neither folder has it."""
     folders = [Path(os.environ["GLIP_GOLDEN"])] if os.environ.get("GLIP_GOLDEN") else []
@@ -112,6 +124,7 @@ def assert_golden(
         return 0.0
     # Equal infinities differ by nan; a nan on one side only must fail.
     difference[values.reshape(-1)[::stride] == expected] = 0.0
+    MEASUREMENTS.append(Measurement(name, float(difference.max()), tolerance.atol, tolerance.rtol))
     excess = difference - (tolerance.atol + tolerance.rtol * np.abs(expected))
     worst = int(np.argmax(np.where(np.isnan(excess), np.inf, excess)))
     if not excess[worst] <= 0:
