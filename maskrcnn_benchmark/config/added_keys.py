@@ -1,0 +1,45 @@
+"""Keys of this project that the original does not have, in one table. Add a key by adding a row.
+
+Each default keeps the original's behaviour, so published configurations mean what they meant.
+"""
+
+from typing import Any, NamedTuple
+
+
+class AddedKey(NamedTuple):
+    """A configuration key of our own: its dotted name, its default and what it does."""
+
+    name: str
+    default: Any
+    meaning: str
+
+
+ADDED_KEYS: tuple[AddedKey, ...] = (
+    AddedKey(
+        "MODEL.DYHEAD.FUSE_CONFIG.FUSE_EMBED_DIM",
+        2048,
+        "Width of the bi-attention's inner space, all heads together; the published models have 2048.",
+    ),
+    AddedKey(
+        "MODEL.DYHEAD.FUSE_CONFIG.FUSE_NUM_HEADS",
+        8,
+        "Number of heads of the bi-attention; divides FUSE_EMBED_DIM.",
+    ),
+    AddedKey(
+        "MODEL.DYHEAD.FUSE_CONFIG.NO_OBJECT_ON_LAST_TOKEN",
+        True,
+        "Unmatched anchors get the last token column as target, as the published models were trained; False gives them "
+        "none. Only a caption that fills all columns sees the difference.",
+    ),
+    AddedKey(
+        "MODEL.LANGUAGE_BACKBONE.TRIM_PADDING",
+        True,
+        "At inference, cut the text to the longest prompt of the batch where the result is the same; False always "
+        "computes MAX_QUERY_LEN tokens.",
+    ),
+    AddedKey(
+        "SOLVER.AMP_DTYPE",
+        "float16",
+        'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
+    ),
+)
