@@ -48,7 +48,7 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python .ci/duplicate_blocks.py maskrcnn_benchmark tools
+	$(BIN)/python .ci/duplicate_blocks.py maskrcnn_benchmark $(wildcard tools benchmarks)
 
 build: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --editable .
