@@ -1,0 +1,137 @@
+"""Closed-set detection data in COCO format: for training without text, and as ground truth of an evaluation."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from maskrcnn_benchmark.data.datasets.coco_json import (
+    CategoryNumbering,
+    has_valid_annotation,
+    is_crowd,
+    load_coco_json,
+    select_few_shot,
+)
+from maskrcnn_benchmark.data.datasets.image_file import read_rgb
+from maskrcnn_benchmark.data.transforms.transforms import Transform
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+BACKGROUND = "__background__"
+
+
+class COCODataset(Dataset):
+    """Item i -> (image, BoxList with field `labels`, i).
+
+    Args:
+        ann_file: COCO-style JSON file.
+        root: folder of the pictures.
+        remove_images_without_annotations: leave out pictures without a usable box.
+        transforms: joint transforms; None leaves the PIL image.
+        ignore_crowd: drop annotations that mark a group.
+        max_box: upper bound on the boxes of a picture, drawn at random; -1 for none.
+        few_shot: number of pictures per category, 0 for all.
+        one_hot: accepted for the common argument list; closed-set data have no token map.
+        override_category: replaces the file's list of categories.
+        shuffle_seed: of the few-shot selection, 0 keeps the file's order.
+        class_agnostic: every label becomes 1.
+        sample_ratio: not 0 to keep a random part of the boxes: ceil(n * ratio) of them, or exactly ceil(-ratio).
+        min_keypoints: visible keypoints a picture needs, where annotations have keypoints.
+        other: arguments that only other datasets of the list read.
+    """
+
+    def __init__(
+        self,
+        ann_file: str | os.PathLike[str],
+        root: str | os.PathLike[str],
+        remove_images_without_annotations: bool,
+        transforms: Transform | None = None,
+        ignore_crowd: bool = True,
+        max_box: int = -1,
+        few_shot: int = 0,
+        one_hot: bool = False,
+        override_category: Sequence[Mapping[str, Any]] | None = None,
+        shuffle_seed: int = 0,
+        class_agnostic: bool = False,
+        sample_ratio: float = 0.0,
+        min_keypoints: int = 0,
+        **other: Any,
+    ):
+        self.root = os.fspath(root)
+        self.ann_file = os.fspath(ann_file)
+        self.coco = load_coco_json(ann_file)
+        self.transforms = transforms
+        self.ignore_crowd = ignore_crowd
+        self.max_box = max_box
+        self.class_agnostic = class_agnostic
+        self.sample_ratio = sample_ratio
+        if override_category is not None:
+            self.coco.dataset["categories"] = list(override_category)
+        self.numbering = CategoryNumbering(self.coco.dataset.get("categories", []))
+        self.ids = sorted(self.coco.imgs)
+        if remove_images_without_annotations:
+            self.ids = [i for i in self.ids if has_valid_annotation(self.coco.imgToAnns[i], min_keypoints)]
+        if few_shot > 0:
+            shown = {i: {annotation["category_id"] for annotation in self.coco.imgToAnns[i]} for i in self.ids}
+            self.ids = select_few_shot(self.ids, shown, self.numbering.label_of, few_shot, shuffle_seed)
+        self.json_category_id_to_contiguous_id = self.numbering.label_of
+        self.contiguous_category_id_to_json_id = self.numbering.id_of
+        self.id_to_img_map = dict(enumerate(self.ids))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int):
+        image_id = self.ids[index]
+        image = read_rgb(os.path.join(self.root, self.coco.imgs[image_id]["file_name"]))
+        annotations = self.coco.imgToAnns[image_id]
+        if self.ignore_crowd:
+            annotations = [annotation for annotation in annotations if not is_crowd(annotation)]
+        target = self._target(annotations, image.size)
+        if self.transforms is not None:
+            image, target = self.transforms(image, target)
+        if self.sample_ratio != 0.0:
+            wanted = math.ceil(len(target) * self.sample_ratio if self.sample_ratio > 0 else -self.sample_ratio)
+            target = target[torch.randperm(len(target))[:wanted]]
+        return image, target, index
+
+    def _target(self, annotations: Sequence[Mapping[str, Any]], image_size: tuple[int, int]) -> BoxList:
+        target = boxlist_of_annotations(annotations, image_size)
+        labels = [1 if self.class_agnostic else self.numbering.label(annotation) for annotation in annotations]
+        target.add_field("labels", torch.tensor(labels, dtype=torch.int64))
+        if 0 < self.max_box < len(target):
+            target = target[torch.randperm(len(target))[: self.max_box]]
+        return target.clip_to_image(remove_empty=True)
+
+    def get_img_info(self, index: int) -> dict[str, Any]:
+        """The file's record of picture number `index`: at least `height` and `width`."""
+        return self.coco.imgs[self.ids[index]]
+
+    def categories(self, no_background: bool = True) -> dict[int, str]:
+        """Label -> name, without background entries unless asked for."""
+        if not no_background:
+            return dict(self.numbering.names)
+        return {
+            label: name
+            for label, name in self.numbering.names.items()
+            if name != BACKGROUND and self.numbering.id_of[label] != 0
+        }
+
+
+def boxlist_of_annotations(annotations: Sequence[Mapping[str, Any]], image_size: tuple[int, int]) -> BoxList:
+    """BoxList (xyxy) of the annotations' xywh boxes; image_size is (width, height)."""
+    boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float32)
+    return BoxList(boxes.reshape(-1, 4), image_size, mode="xywh").convert("xyxy")
+
+
+def xyxy_of_xywh(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """(N, 4) x, y, width, height -> inclusive corners, clamped into a picture of (width, height)."""
+    width, height = image_size
+    corners = boxes.clone()
+    corners[:, 2:] += boxes[:, :2] - 1
+    corners[:, 0::2].clamp_(min=0, max=width - 1)
+    corners[:, 1::2].clamp_(min=0, max=height - 1)
+    return corners

@@ -1,0 +1,104 @@
+"""COCO-style annotation files: reading, which pictures to keep, and the numbering of categories."""
+
+import contextlib
+import io
+import json
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from pycocotools.coco import COCO
+
+Annotation = Mapping[str, Any]
+MIN_SIDE = 1  # pixels; an annotation needs a side beyond this to count
+
+
+def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
+    """Index of a COCO-style file, without pycocotools' messages on standard output.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not JSON, or has no list of images; the text names it.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco = COCO(os.fspath(ann_file))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"annotation file {os.fspath(ann_file)} is not valid JSON: {error}") from error
+    except AssertionError as error:
+        raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: {error}") from error
+    if "images" not in coco.dataset:
+        raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: it has no list of images")
+    return coco
+
+
+def is_crowd(annotation: Annotation) -> bool:
+    """Whether the annotation marks a group of objects; a missing key means no."""
+    return bool(annotation.get("iscrowd", 0))
+
+
+def has_valid_annotation(annotations: Sequence[Annotation], min_keypoints: int = 0) -> bool:
+    """Whether a picture is worth training on: some box wider or higher than a pixel, and enough visible keypoints.
+
+    Crowd annotations count, so a picture that shows nothing else stays and yields no boxes.
+    """
+    if not annotations:
+        return False
+    if all(any(side <= MIN_SIDE for side in annotation["bbox"][2:]) for annotation in annotations):
+        return False
+    if "keypoints" not in annotations[0]:
+        return True
+    visible = sum(value > 0 for annotation in annotations for value in annotation["keypoints"][2::3])
+    return visible >= min_keypoints
+
+
+def select_few_shot(
+    image_ids: Sequence[Any],
+    categories_of: Mapping[Any, Iterable[int]],
+    category_ids: Iterable[int],
+    shots: int,
+    shuffle_seed: int = 0,
+) -> list[Any]:
+    """Images in order, each taken while it shows a category with less than `shots` images; it counts once for each.
+
+    Args:
+        image_ids: candidates in order.
+        categories_of: image id -> category ids it shows.
+        category_ids: all categories.
+        shots: images wanted per category.
+        shuffle_seed: not 0 to shuffle the candidates first, with a generator of their own.
+    """
+    remaining = dict.fromkeys(category_ids, shots)
+    ids = list(image_ids)
+    if shuffle_seed != 0:
+        random.Random(shuffle_seed).shuffle(ids)
+    selected = []
+    for image_id in ids:
+        shown = set(categories_of[image_id])
+        if any(remaining[category] > 0 for category in shown):
+            selected.append(image_id)
+            for category in shown:
+                remaining[category] -= 1
+    return selected
+
+
+class CategoryNumbering:
+    """Maps the category ids of a file to contiguous labels 1..K, in the order of the file's list, and back."""
+
+    def __init__(self, categories: Sequence[Mapping[str, Any]]):
+        self.names = {label: category["name"] for label, category in enumerate(categories, start=1)}
+        self.label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+        self.id_of = {label: category_id for category_id, label in self.label_of.items()}
+        if len(self.label_of) != len(categories):
+            raise ValueError(f"category ids are not unique: {sorted(category['id'] for category in categories)}")
+
+    def label(self, annotation: Annotation) -> int:
+        """The label of an annotation; ValueError when its category is not in the list."""
+        category_id = annotation["category_id"]
+        if category_id not in self.label_of:
+            raise ValueError(
+                f"annotation {annotation.get('id')} of image {annotation.get('image_id')} has category {category_id}, "
+                f"which is not in the list of {len(self.label_of)} categories (DATASETS.OVERRIDE_CATEGORY replaces it)"
+            )
+        return self.label_of[category_id]

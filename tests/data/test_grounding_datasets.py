@@ -1,0 +1,131 @@
+"""Grounding data: converted annotations, token maps, and captions under a mirrored picture."""
+
+import pytest
+import torch
+from data_files import write_grounding_toy
+
+from maskrcnn_benchmark.data.collate_batch import BatchCollator
+from maskrcnn_benchmark.data.datasets.directional_caption import mirror_text
+from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset, MixedDataset
+from maskrcnn_benchmark.data.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
+from maskrcnn_benchmark.text.tokenizer import build_tokenizer
+
+
+@pytest.fixture
+def tokenizer(bert_vocabulary):
+    return build_tokenizer(bert_vocabulary)
+
+
+def dataset(folder, tokenizer, **options) -> FlickrDataset:
+    options = {"transforms": Compose([Resize(160, 1333), ToTensor()]), "tokenizer": tokenizer, **options}
+    return FlickrDataset(folder, write_grounding_toy(folder), **options)
+
+
+def test_training_item(tmp_path, tokenizer):
+    image, target, index = dataset(tmp_path, tokenizer, is_train=True)[0]
+    assert image.shape == (3, 160, 200) and index == 0
+    # x, y, width, height -> inclusive corners, clamped to 100 x 80, then twice the size.
+    assert target.get_field("boxes").tolist() == [[10, 10, 29, 29], [50, 10, 99, 39]]
+    assert target.bbox.tolist() == [[20, 20, 58, 58], [100, 20, 198, 78]]
+    assert target.get_field("caption") == "the red cup left of the dog"
+    positive_map = target.get_field("positive_map")
+    assert positive_map.shape == (2, 256)
+    assert positive_map[0].nonzero().flatten().tolist() == [1, 2, 3]
+    assert positive_map[1].nonzero().flatten().tolist() == [6, 7]
+    assert positive_map.sum(1).tolist() == pytest.approx([1.0, 1.0], abs=1e-5)
+    assert target.get_field("greenlight_map")[:9].tolist() == [0, 1, 1, 1, 1, 1, 1, 1, 0]
+    assert set(target.get_field("positive_map_for_od_labels").tolist()) == {-1.0}
+    assert target.get_field("original_od_label").tolist() == [-10, -10]
+    assert target.get_field("orig_size").tolist() == [80, 100]
+    assert not target.has_field("positive_map_eval")
+
+
+def test_evaluation_item_has_phrases_and_names(tmp_path, tokenizer):
+    data = dataset(tmp_path, tokenizer)
+    first, second = data[0][1], data[1][1]
+    assert first.get_field("positive_map_eval").shape == (2, 256) and int(first.get_field("nb_eval")) == 2
+    assert first.get_field("dataset_name") == "toy"
+    assert (second.get_field("sentence_id"), second.get_field("original_img_id")) == (4, 77)
+    assert len(first[torch.tensor([1])].get_field("positive_map_eval")) == 2, "phrases are no boxes"
+
+
+def test_items_make_a_batch(tmp_path, tokenizer):
+    data = dataset(tmp_path, tokenizer, is_train=True)
+    *_, positive_map, positive_map_eval, greenlight_map = BatchCollator(32)([data[0], data[1]])
+    assert positive_map.shape == (3, 256) and greenlight_map.shape == (2, 256) and positive_map_eval is None
+    assert positive_map[2].nonzero().flatten().tolist() == [2, 3]
+
+
+def test_no_mask_for_gold_switches_masking_off(tmp_path, tokenizer):
+    target = dataset(tmp_path, tokenizer, no_mask_for_gold=True)[0][1]
+    assert set(target.get_field("greenlight_map").tolist()) == {-1.0}
+
+
+def flipped(tmp_path, tokenizer, **options):
+    transforms = Compose([RandomHorizontalFlip(1.0), ToTensor()])
+    return dataset(tmp_path, tokenizer, transforms=transforms, is_train=True, **options)[0][1]
+
+
+def test_flip_keeps_the_caption_by_default(tmp_path, tokenizer):
+    target = flipped(tmp_path, tokenizer)
+    assert target.bbox[0].tolist() == [70, 10, 89, 29]
+    assert target.get_field("caption") == "the red cup left of the dog"
+
+
+def test_caption_aware_flip_exchanges_left_and_right(tmp_path, tokenizer):
+    target = flipped(tmp_path, tokenizer, flip_caption_aware=True)
+    assert target.bbox[0].tolist() == [70, 10, 89, 29]
+    assert target.get_field("caption") == "the red cup right of the dog"
+    assert target.get_field("tokens_positive") == [[(0, 11)], [(21, 28)]]
+    assert target.get_field("positive_map")[1].nonzero().flatten().tolist() == [6, 7]
+    assert "directional_caption" not in target.fields()
+
+
+def test_caption_aware_flip_without_a_flip_changes_nothing(tmp_path, tokenizer):
+    target = dataset(tmp_path, tokenizer, is_train=True, flip_caption_aware=True)[0][1]
+    assert target.get_field("caption") == "the red cup left of the dog"
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("left", "right"),
+        ("Left of the RIGHT lamp", "Right of the LEFT lamp"),
+        ("the leftmost cup, right-hand side", "the rightmost cup, left-hand side"),
+        ("bright leftover cleft", "bright leftover cleft"),
+    ],
+)
+def test_mirror_text(text, mirrored):
+    assert mirror_text(text).text == mirrored
+    assert mirror_text(mirrored).text == text
+
+
+def test_mirror_text_moves_spans_with_their_words():
+    text = "the cup left of a dog right of a left hat"
+    mirrored = mirror_text(text)
+    for phrase, expected in [
+        ("the cup", "the cup"),
+        ("a dog", "a dog"),
+        ("a left hat", "a right hat"),
+        ("left", "right"),
+    ]:
+        begin = text.index(phrase)
+        new_begin, new_end = mirrored.move((begin, begin + len(phrase)))
+        assert mirrored.text[new_begin:new_end] == expected
+    assert mirrored.move((-1, -1, -1)) == (-1, -1, -1)
+
+
+def test_mixed_data_choose_the_folder_by_source(tmp_path, tokenizer):
+    (tmp_path / "vg").mkdir()
+    data = MixedDataset(tmp_path / "coco", tmp_path / "vg", write_grounding_toy(tmp_path), None, tokenizer=tokenizer)
+    assert data.image_path({"file_name": "a.jpg", "data_source": "coco"}) == str(tmp_path / "coco" / "a.jpg")
+    assert data.image_path({"file_name": "a.jpg", "data_source": "vg"}) == str(tmp_path / "vg" / "a.jpg")
+
+
+def test_box_outside_its_picture_is_dropped_with_its_span(tmp_path, tokenizer):
+    path = write_grounding_toy(tmp_path)
+    path.write_text(path.read_text().replace("[50, 10, 60, 30]", "[150, 10, 60, 30]"))
+    data = FlickrDataset(tmp_path, path, None, tokenizer=tokenizer, is_train=True)
+    target = data[0][1]
+    assert len(target) == 1 and target.get_field("tokens_positive") == [[[0, 11]]]
+    assert target.get_field("positive_map").shape == (1, 256)
