@@ -1,0 +1,63 @@
+"""Writes procedural scenes. glip scenes --out DIR --split train|val|novel --num N --seed S"""
+
+import argparse
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from maskrcnn_benchmark.cli.console import OK, write
+from maskrcnn_benchmark.cli.main import main
+from maskrcnn_benchmark.scenes.dataset import FORMATS, write_dataset
+from maskrcnn_benchmark.scenes.sampling import SPLITS
+from maskrcnn_benchmark.scenes.scene import Scene
+from maskrcnn_benchmark.scenes.statistics import read_scene_statistics
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, help="folder to create; it must not exist or be empty")
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="train",
+        help="novel also shows the colour-kind pairs that the others never do",
+    )
+    parser.add_argument("--num", type=int, default=1000, help="number of scenes (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed gives the same scenes (default: %(default)s)"
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--format", choices=FORMATS, default="jpg", help="of the pictures (default: %(default)s)")
+    parser.set_defaults(run=run)
+
+
+def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Adds the ``scenes`` sub-command to argparse's sub-parsers object."""
+    parser = subparsers.add_parser(
+        "scenes",
+        help="write procedural scenes with boxes and captions",
+        description="Writes OUT/images, OUT/instances.json (COCO detection) and OUT/grounding.json (captions).",
+    )
+    add_arguments(parser)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the dataset and shows its statistics. Raises ValueError or OSError when the arguments cannot be served."""
+
+    def progress(scenes: Iterable[Scene]) -> Iterable[Scene]:
+        return tqdm(scenes, total=args.num, unit="scene", desc=f"{args.split} scenes", disable=None)
+
+    out = write_dataset(
+        args.out, args.split, args.num, args.seed, workers=args.workers, image_format=args.format, progress=progress
+    )
+    write(str(read_scene_statistics(out)))
+    write(f"written to {out}")
+    return OK
+
+
+if __name__ == "__main__":
+    sys.exit(main(["scenes", *sys.argv[1:]]))
