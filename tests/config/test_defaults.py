@@ -1,0 +1,61 @@
+import pytest
+from config_tools import OPEN_GROUPS, flatten, recorded_types
+
+from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.config.added_keys import ADDED_KEYS
+from maskrcnn_benchmark.config.deprecated_keys import DEPRECATED_KEYS, OUT_OF_SCOPE
+from maskrcnn_benchmark.config.loading import CfgNode
+
+
+def node_at(name: str):
+    node = cfg
+    for part in name.split("."):
+        node = node[part]
+    return node
+
+
+@pytest.mark.parity
+def test_every_key_has_the_recorded_type_and_default():
+    recorded = recorded_types()
+    groups = {name: entry for name, entry in recorded.items() if entry["type"] == "CfgNode"}
+    leaves = {name: entry for name, entry in recorded.items() if entry["type"] != "CfgNode"}
+    assert {name for name, entry in groups.items() if entry["new_allowed"]} == set(OPEN_GROUPS)
+    for name, entry in groups.items():
+        assert isinstance(node_at(name), CfgNode), name
+        assert node_at(name).is_new_allowed() == entry["new_allowed"], name
+
+    added = {key.name for key in ADDED_KEYS}
+    values = flatten(cfg)
+    assert set(values) - added - set(OPEN_GROUPS) == set(leaves)
+    assert all(values[name] == {} for name in OPEN_GROUPS)
+    for name, entry in leaves.items():
+        assert type(node_at(name)).__name__ == entry["type"], name
+        if name != "PATHS_CATALOG":  # the folder of the package
+            assert values[name] == entry["value"], name
+
+
+def test_added_keys_stand_in_one_table():
+    recorded = recorded_types()
+    assert len({key.name for key in ADDED_KEYS}) == len(ADDED_KEYS)
+    for key in ADDED_KEYS:
+        assert key.name not in recorded
+        assert node_at(key.name) == key.default
+        assert key.meaning.endswith(".")
+
+
+def test_a_key_cannot_be_defined_twice():
+    with pytest.raises(ValueError, match="MODEL.WEIGHT is defined twice"):
+        cfg.clone().define("MODEL.WEIGHT", "")
+
+
+def test_deprecated_keys_and_groups_exist():
+    for name in (*DEPRECATED_KEYS, *OUT_OF_SCOPE):
+        node_at(name)
+
+
+def test_clones_do_not_share_values():
+    clone = cfg.clone()
+    clone.merge_from_list(["DATASETS.REGISTER.mine.img_dir", "x", "INPUT.PIXEL_MEAN", [0, 0, 0]])
+    assert clone.DATASETS.REGISTER.mine.img_dir == "x"
+    assert "mine" not in cfg.DATASETS.REGISTER
+    assert cfg.INPUT.PIXEL_MEAN == [102.9801, 115.9465, 122.7717]
