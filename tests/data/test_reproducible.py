@@ -1,0 +1,93 @@
+"""Items depend on seed and iteration alone, and batches survive the transport between processes."""
+
+import random
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from maskrcnn_benchmark.data.collate_batch import BatchCollator
+from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset, sample_seed
+from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader, unpack_batch
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+
+class RandomItems(Dataset):
+    """Items that draw from all three generators."""
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        boxes = BoxList([[random.random(), 0.0, 5.0, 5.0]] * (index % 3), (8, 8))
+        boxes.add_field("labels", torch.full((len(boxes),), index))
+        boxes.add_field("positive_map", torch.rand(len(boxes), 256))
+        boxes.add_field("caption", f"number {index}")
+        boxes.add_field("tokens_positive", [[(0, 6)]] * len(boxes))
+        return torch.rand(3, 8, 8) + float(np.random.rand()), boxes, index
+
+
+def loader(workers=0, start_iter=0, seed=1, rank=0) -> UnpackingLoader:
+    batches = [[0, 3], [4, 1], [5, 2], [3, 3]]
+    return UnpackingLoader(
+        DataLoader(
+            SeededDataset(RandomItems()),
+            batch_sampler=SeededBatchSampler(batches, seed, rank, start_iter),
+            collate_fn=PackingCollator(BatchCollator(4)),
+            num_workers=workers,
+            generator=torch.Generator(),
+        )
+    )
+
+
+def flatten(batch) -> list[torch.Tensor]:
+    images, targets, _, positive_map, *_ = batch
+    return [images.tensors, positive_map, *[target.bbox for target in targets]]
+
+
+def assert_same(one, other):
+    assert len(one) == len(other)
+    for first, second in zip(one, other, strict=True):
+        assert first[2] == second[2]
+        for a, b in zip(flatten(first), flatten(second), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_number_of_workers_does_not_matter():
+    assert_same(list(loader(0)), list(loader(2)))
+
+
+def test_start_in_the_middle_continues_the_run():
+    assert_same(list(loader())[2:], list(loader(start_iter=2)))
+    assert len(loader(start_iter=2)) == 4
+
+
+def test_seed_rank_iteration_and_slot_change_the_items():
+    seeds = {
+        sample_seed(*numbers) for numbers in [(1, 0, 0, 0), (2, 0, 0, 0), (1, 1, 0, 0), (1, 0, 1, 0), (1, 0, 0, 1)]
+    }
+    assert len(seeds) == 5 and all(0 <= seed < 2**63 for seed in seeds)
+    last = list(loader())[3][0].tensors
+    assert not torch.equal(last[0], last[1]), "the same picture twice in a batch is augmented twice"
+
+
+def test_loading_leaves_the_random_state_alone():
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    list(loader())
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
+
+
+def test_transport_keeps_everything():
+    collator = BatchCollator(4)
+    items = [RandomItems()[i] for i in (1, 2, 3)]
+    plain, packed = collator(items), unpack_batch(PackingCollator(collator)(items))
+    assert packed[0].image_sizes == plain[0].image_sizes and packed[2] == plain[2]
+    assert packed[4] is None and packed[5] is None
+    for a, b in zip(plain[1], packed[1], strict=True):
+        assert (a.size, a.mode, a.fields()) == (b.size, b.mode, b.fields())
+        assert b.get_field("caption") == a.get_field("caption")
+        assert b.get_field("tokens_positive") == a.get_field("tokens_positive")
+        assert torch.equal(a.get_field("labels"), b.get_field("labels"))
+    packed[1][0].bbox.add_(1)  # unpacked tensors can be written to
