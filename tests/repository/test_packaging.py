@@ -1,0 +1,102 @@
+"""Installing the project: the lists of packages agree, and each documented way to install gives a working `glip`."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def lines_of(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def package_name(requirement: str) -> str:
+    return re.split(r"[<>=!~\[; ]", requirement)[0].lower().replace("_", "-")
+
+
+def test_requirements_are_the_dependencies():
+    assert lines_of("requirements.txt") == PROJECT["dependencies"]
+
+
+def test_constraints_pin_every_dependency_exactly_once():
+    pins = lines_of("constraints.txt")
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", pin) for pin in pins)
+    names = [package_name(pin) for pin in pins]
+    assert len(names) == len(set(names))
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    assert {package_name(requirement) for requirement in wanted} <= set(names)
+
+
+def test_packages_that_the_original_asks_for_are_installed_or_named_as_not_needed():
+    original = {
+        "torch", "torchvision", "nltk", "inflect", "einops", "shapely", "timm", "yacs", "tensorboardx", "ftfy",
+        "prettytable", "transformers",
+    }  # fmt: skip
+    assert original <= {package_name(requirement) for requirement in PROJECT["dependencies"]}
+    assert "pymongo" in (ROOT / "README.md").read_text()
+
+
+def test_dockerfile_has_the_cuda_that_torch_is_built_for():
+    image = re.search(r"^ARG CUDA_VERSION=(\d+)\.", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    toolkit = re.search(r"^cuda-toolkit==(\d+)\.", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert image and toolkit and image[1] == toolkit[1]
+
+
+def test_dockerfile_copies_files_that_exist():
+    copied = re.findall(r"^COPY (.+) \./$", (ROOT / "docker" / "Dockerfile").read_text(), re.MULTILINE)
+    names = " ".join(copied).split()
+    assert "constraints.txt" in names and all((ROOT / name).exists() for name in names)
+
+
+def test_ci_runs_lint_and_tests():
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/usr/bin/env bash\nset -euo pipefail\n")
+    assert "make lint test" in script.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "command",
+    ["setup.py build develop", "-m pip install .", "-m pip install -e ."],
+)
+def test_install(tmp_path, command):
+    """In an environment of its own, without network or compiler; the packages it depends on are those of this one."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    shutil.copytree(ROOT / "maskrcnn_benchmark", source / "maskrcnn_benchmark")
+    venv.create(tmp_path / "venv", with_pip=True)
+    installed = tmp_path / "installed"  # what this environment has, less this project
+    installed.mkdir()
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "maskrcnn" not in entry.name:
+            (installed / entry.name).symlink_to(entry)
+    offline = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1", "CC": "/nowhere"}  # 0: pip stores the option negated
+    environment = os.environ | offline | {"PYTHONPATH": str(installed)}
+    binaries = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
+    run = [binaries / "python", *command.split()]
+    result = subprocess.run(run, cwd=source, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+    outside = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
+    helped = subprocess.run([binaries / "glip", "--help"], **outside)
+    assert helped.returncode == 0 and "predict" in helped.stdout, helped.stderr
+    code = "import maskrcnn_benchmark, pathlib; print(pathlib.Path(maskrcnn_benchmark.__file__).parent)"
+    package = subprocess.run([binaries / "python", "-c", code], **outside).stdout.strip()
+    in_source = package == str(source / "maskrcnn_benchmark")
+    assert in_source is (command != "-m pip install .")
+    for asset in (ROOT / "maskrcnn_benchmark" / "assets").rglob("*"):
+        if asset.is_file() and "__pycache__" not in asset.parts:
+            assert (Path(package) / asset.relative_to(ROOT / "maskrcnn_benchmark")).is_file()
