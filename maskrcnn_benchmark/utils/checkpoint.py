@@ -1,0 +1,168 @@
+"""Checkpoints of a training run: numbered files, and a tag file that names the newest one."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.model_zoo import resolve_weights
+from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
+from maskrcnn_benchmark.utils.weight_files import atomic_path, read_checkpoint, select_state_dict
+
+TAG_FILE = "last_checkpoint"
+
+
+class Checkpointer:
+    """Saves and restores a model with its optimizer and scheduler.
+
+    A file holds ``model`` (names without ``module.``), ``optimizer``, ``scheduler`` (a list if there are several) and
+    whatever the caller adds, such as ``iteration`` and ``model_ema``. Files appear under their name only when complete.
+
+    Args:
+        optimizer, scheduler: objects with ``state_dict`` and ``load_state_dict``; scheduler may be a list of them.
+        save_dir: folder of the run; without one nothing is saved and nothing is resumed.
+        save_to_disk: whether this process writes; by default rank 0 does.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        scheduler: Any = None,
+        save_dir: str | os.PathLike[str] = "",
+        save_to_disk: bool | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.save_dir = str(save_dir)
+        self.save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
+        self.logger = logger or logging.getLogger(__name__)
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Write ``save_dir/name.pth`` with ``extra`` entries and make it the last checkpoint."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": unwrap_model(self.model).state_dict()}
+        if self.optimizer is not None:
+            data["optimizer"] = self.optimizer.state_dict()
+        if isinstance(self.scheduler, Sequence):
+            data["scheduler"] = [scheduler.state_dict() for scheduler in self.scheduler]
+        elif self.scheduler is not None:
+            data["scheduler"] = self.scheduler.state_dict()
+        data.update(extra)
+        path = Path(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        with atomic_path(path) as temporary:
+            torch.save(data, temporary)
+        self.tag_last_checkpoint(path)
+
+    def load(
+        self,
+        f: str | os.PathLike[str] | None = None,
+        force: bool = False,
+        keyword: str = "model",
+        skip_optimizer: bool = False,
+        *,
+        strict: bool = True,
+        trust: bool = False,
+    ) -> dict[str, Any]:
+        """Resume from the last checkpoint of ``save_dir`` if there is one, otherwise load the weights of ``f``.
+
+        Args:
+            f: a weight file or a folder with one; used when there is nothing to resume, or with ``force``.
+            force: load ``f`` although ``save_dir`` has a last checkpoint.
+            keyword: entry to take the weights from, ``model`` or ``model_ema``.
+            skip_optimizer: when resuming, leave optimizer and scheduler alone, and return ``{}``.
+            strict, trust: see `weight_conversion.load_weights`.
+        Returns: when resuming, the entries of the file other than model, optimizer and scheduler; otherwise ``{}``.
+        Raises: FileNotFoundError; CheckpointError for a file that cannot be read or does not fit the model.
+        """
+        resume = self.has_checkpoint() and not force
+        if resume:
+            if f:
+                self.logger.info("Resuming from %s; %s is not read", self.get_checkpoint_file(), f)
+            f = self.get_checkpoint_file()
+        if not f:
+            self.logger.info("No checkpoint found. The model keeps its initial weights")
+            return {}
+        checkpoint = self._load_file(f, trust=trust)
+        stored = select_state_dict(checkpoint, keyword, str(f))
+        load_stored_weights(self.model, stored, source=str(f), strict=strict)
+        if not resume or skip_optimizer:
+            return {}
+        self._restore(checkpoint)
+        return {key: value for key, value in checkpoint.items() if key not in ("model", "optimizer", "scheduler")}
+
+    def _restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Give optimizer and scheduler their stored states, as far as both the state and the object exist."""
+        if self.optimizer is not None and "optimizer" in checkpoint:
+            self.logger.info("Restoring the optimizer")
+            self.optimizer.load_state_dict(checkpoint["optimizer"])
+        if self.scheduler is not None and "scheduler" in checkpoint:
+            self.logger.info("Restoring the scheduler")
+            states = checkpoint["scheduler"]
+            if isinstance(self.scheduler, Sequence):
+                for scheduler, state in zip(self.scheduler, states, strict=True):
+                    scheduler.load_state_dict(state)
+            else:
+                self.scheduler.load_state_dict(states)
+
+    def has_checkpoint(self) -> bool:
+        """True if ``save_dir`` has a tag file."""
+        return bool(self.save_dir) and Path(self.save_dir, TAG_FILE).is_file()
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the last checkpoint, "" if there is none."""
+        return str(read_tag(Path(self.save_dir, TAG_FILE))) if self.has_checkpoint() else ""
+
+    def tag_last_checkpoint(self, last_filename: str | os.PathLike[str]) -> None:
+        """Write the bare name of ``last_filename`` into the tag file."""
+        with atomic_path(Path(self.save_dir, TAG_FILE)) as temporary:
+            temporary.write_text(Path(last_filename).name, encoding="utf-8")
+
+    def _load_file(self, f: str | os.PathLike[str], *, trust: bool) -> Any:
+        return read_checkpoint(f, trust=trust)
+
+
+class DetectronCheckpointer(Checkpointer):
+    """Also finds weights by published name, address, ``catalog://`` name, or the path of a tag file.
+
+    ``cfg`` is part of the historical signature; nothing is read from it.
+    """
+
+    def __init__(
+        self,
+        cfg: Any,
+        model: nn.Module,
+        optimizer: Optimizer | None = None,
+        scheduler: Any = None,
+        save_dir: str | os.PathLike[str] = "",
+        save_to_disk: bool | None = None,
+        logger: logging.Logger | None = None,
+    ) -> None:
+        super().__init__(model, optimizer, scheduler, save_dir, save_to_disk, logger)
+
+    def _load_file(self, f: str | os.PathLike[str], *, trust: bool) -> Any:
+        path = Path(f)
+        if path.name == TAG_FILE and path.is_file():
+            return read_checkpoint(read_tag(path), trust=trust)
+        return read_checkpoint(resolve_weights(f), trust=trust)
+
+
+def read_tag(tag: Path) -> Path:
+    """Path of the checkpoint that a tag file names: a bare file name in its own folder, or (old files) a full path.
+
+    Raises: FileNotFoundError if that checkpoint is gone.
+    """
+    path = tag.parent / tag.read_text(encoding="utf-8").strip()
+    if not path.is_file():
+        raise FileNotFoundError(f"{tag} names {path.name!r}, and {path} does not exist; delete {tag} to start afresh")
+    return path

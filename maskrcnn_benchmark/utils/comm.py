@@ -1,0 +1,127 @@
+"""Communication between training processes: the only module of the package that talks to ``torch.distributed``.
+
+Every function works in a single process too, where the world has size 1 and nothing is sent. Tensors travel on the
+device they live on; Python objects travel through the CPU when the process group has a CPU backend.
+"""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_dist_avail_and_initialized() -> bool:
+    """True once a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def get_world_size() -> int:
+    """Number of processes, 1 without a process group."""
+    return dist.get_world_size() if is_dist_avail_and_initialized() else 1
+
+
+def get_rank() -> int:
+    """Rank of this process, 0 without a process group."""
+    return dist.get_rank() if is_dist_avail_and_initialized() else 0
+
+
+def get_local_rank() -> int:
+    """Rank of this process on its machine (``LOCAL_RANK``, as torchrun sets it), 0 without a launcher."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def is_main_process() -> bool:
+    """True on rank 0."""
+    return get_rank() == 0
+
+
+def init_distributed(init_method: str = "env://", *, rank: int = -1, world_size: int = -1) -> None:
+    """Create the process group: gloo for CPU tensors and objects, NCCL beside it where CUDA is present.
+
+    ``rank`` and ``world_size`` come from the launcher's environment when left at -1. Call ``torch.cuda.set_device``
+    before, so that NCCL takes the right GPU.
+    """
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+
+
+def destroy_distributed() -> None:
+    """Take the process group down; nothing happens without one."""
+    if is_dist_avail_and_initialized():
+        dist.destroy_process_group()
+
+
+def synchronize() -> None:
+    """Wait until every process arrives here."""
+    if get_world_size() > 1:
+        dist.barrier()
+
+
+def all_gather(data: Any) -> list[Any]:
+    """Give every process the list of all processes' ``data`` (any picklable object), ordered by rank."""
+    world_size = get_world_size()
+    if world_size == 1:
+        return [data]
+    gathered: list[Any] = [None] * world_size
+    dist.all_gather_object(gathered, data)
+    return gathered
+
+
+def broadcast_object(data: Any, source: int = 0) -> Any:
+    """Return rank ``source``'s ``data`` (any picklable object) on every process."""
+    if get_world_size() == 1:
+        return data
+    box = [data]
+    dist.broadcast_object_list(box, src=source)
+    return box[0]
+
+
+def broadcast_data(data: list[float]) -> list[float]:
+    """Return rank 0's list of numbers on every process."""
+    return list(broadcast_object(data))
+
+
+def reduce_sum(tensor: Tensor) -> Tensor:
+    """Return the sum of ``tensor`` over all processes; the argument stays as it is."""
+    if get_world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total
+
+
+def _stack_by_name(tensors: dict[str, Tensor]) -> tuple[list[str], Tensor]:
+    names = sorted(tensors)  # the order of a dict may differ between processes
+    return names, torch.stack([tensors[name] for name in names])
+
+
+def reduce_dict(tensors: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
+    """Reduce a dict of equally shaped tensors (losses) to rank 0; on other ranks the values mean nothing."""
+    world_size = get_world_size()
+    if world_size == 1 or not tensors:
+        return tensors
+    with torch.no_grad():
+        names, values = _stack_by_name(tensors)
+        dist.reduce(values, dst=0)
+        if average and is_main_process():
+            values = values / world_size
+        return dict(zip(names, values, strict=True))
+
+
+def all_reduce_dict(tensors: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
+    """Like `reduce_dict`, but every process receives the result."""
+    world_size = get_world_size()
+    if world_size == 1 or not tensors:
+        return tensors
+    with torch.no_grad():
+        names, values = _stack_by_name(tensors)
+        dist.all_reduce(values)
+        return dict(zip(names, values / world_size if average else values, strict=True))
+
+
+def shared_random_seed() -> int:
+    """A random seed in [0, 2**31), drawn from numpy by rank 0 and equal on every process."""
+    return int(broadcast_object(int(np.random.randint(2**31))))

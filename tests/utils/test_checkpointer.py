@@ -1,0 +1,154 @@
+"""Checkpointer: what is written, what is restored, and when."""
+
+import pytest
+import torch
+from torch import nn
+
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpointer
+from maskrcnn_benchmark.utils.weight_files import CheckpointError
+
+
+def create_model():
+    return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+
+
+def trained_setup(steps=3):
+    """A model with momentum and a moved learning rate."""
+    model = create_model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    return model, optimizer, scheduler
+
+
+def parameters_equal(first, second):
+    return all(a.equal(b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("saved_parallel", [False, True])
+@pytest.mark.parametrize("loaded_parallel", [False, True])
+@pytest.mark.parametrize("how", ["tag", "path"])
+def test_round_trip_with_and_without_wrapper(tmp_path, saved_parallel, loaded_parallel, how):
+    trained = nn.DataParallel(create_model()) if saved_parallel else create_model()
+    fresh = nn.DataParallel(create_model()) if loaded_parallel else create_model()
+    Checkpointer(trained, save_dir=tmp_path / "a", save_to_disk=True).save("checkpoint_file")
+    file = tmp_path / "a" / "checkpoint_file.pth"
+    checkpointer = Checkpointer(fresh, save_dir=str(tmp_path / ("a" if how == "tag" else "b")))
+    assert checkpointer.has_checkpoint() == (how == "tag")
+    assert checkpointer.get_checkpoint_file() == (str(file) if how == "tag" else "")
+    checkpointer.load(None if how == "tag" else file)
+    assert parameters_equal(trained, fresh)
+
+
+def test_resume_restores_optimizer_scheduler_and_extras(tmp_path):
+    model, optimizer, scheduler = trained_setup()
+    saver = Checkpointer(model, optimizer, scheduler, tmp_path)
+    saver.save("model_0000003", iteration=3, eval_result=0.25)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_0000003.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"
+
+    fresh, fresh_optimizer, fresh_scheduler = trained_setup(steps=0)
+    extra = Checkpointer(fresh, fresh_optimizer, fresh_scheduler, tmp_path).load("ignored.pth")
+    assert extra == {"iteration": 3, "eval_result": 0.25}
+    assert parameters_equal(model, fresh)
+    assert fresh_optimizer.param_groups[0]["lr"] == pytest.approx(0.01)
+    assert fresh_scheduler.last_epoch == 3
+    momentum = fresh_optimizer.state[fresh[0].weight]["momentum_buffer"]
+    torch.testing.assert_close(momentum, optimizer.state[model[0].weight]["momentum_buffer"], rtol=0, atol=0)
+
+
+def test_weights_of_another_run_do_not_bring_their_training_state(tmp_path):
+    model, optimizer, scheduler = trained_setup()
+    Checkpointer(model, optimizer, scheduler, tmp_path / "a").save("model_final", iteration=3)
+    fresh, fresh_optimizer, fresh_scheduler = trained_setup(steps=0)
+    checkpointer = Checkpointer(fresh, fresh_optimizer, fresh_scheduler, tmp_path / "b")
+    assert checkpointer.load(tmp_path / "a" / "model_final.pth") == {}
+    assert parameters_equal(model, fresh)
+    assert fresh_scheduler.last_epoch == 0 and not fresh_optimizer.state
+
+
+def test_force_and_skip_optimizer(tmp_path):
+    first, second = create_model(), create_model()
+    saver = Checkpointer(first, save_dir=tmp_path)
+    saver.save("first")
+    Checkpointer(second, save_dir=tmp_path).save("second", iteration=9)
+    fresh = create_model()
+    checkpointer = Checkpointer(fresh, save_dir=tmp_path)
+    assert checkpointer.load(tmp_path / "first.pth", force=True) == {}
+    assert parameters_equal(fresh, first)
+    assert checkpointer.load(tmp_path / "first.pth", skip_optimizer=True) == {}
+    assert parameters_equal(fresh, second)
+
+
+def test_several_schedulers(tmp_path):
+    model, optimizer, scheduler = trained_setup()
+    other = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+    Checkpointer(model, optimizer, [scheduler, other], tmp_path).save("m")
+    fresh, fresh_optimizer, fresh_scheduler = trained_setup(steps=0)
+    fresh_other = torch.optim.lr_scheduler.StepLR(fresh_optimizer, 5)
+    Checkpointer(fresh, fresh_optimizer, [fresh_scheduler, fresh_other], tmp_path).load()
+    assert (fresh_scheduler.last_epoch, fresh_other.last_epoch) == (3, 0)
+
+
+def test_other_entry_for_the_weights(tmp_path):
+    model, average, fresh = create_model(), create_model(), create_model()
+    Checkpointer(model, save_dir=tmp_path).save("m", model_ema=average.state_dict())
+    Checkpointer(fresh).load(tmp_path / "m.pth", keyword="model_ema")
+    assert parameters_equal(fresh, average)
+
+
+def test_nothing_is_written_without_a_folder_or_permission(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Checkpointer(create_model()).save("m")
+    Checkpointer(create_model(), save_dir=tmp_path / "run", save_to_disk=False).save("m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_any_checkpoint_the_model_is_left_alone(tmp_path):
+    model = create_model()
+    before = [parameter.clone() for parameter in model.parameters()]
+    assert Checkpointer(model, save_dir=tmp_path).load() == {}
+    assert Checkpointer(model).load("") == {}
+    assert all(a.equal(b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_clear_errors(tmp_path):
+    Checkpointer(create_model(), save_dir=tmp_path).save("m")
+    with pytest.raises(CheckpointError, match="another architecture"):
+        Checkpointer(nn.Linear(5, 5)).load(tmp_path / "m.pth")
+    with pytest.raises(FileNotFoundError, match=r"no\.pth"):
+        Checkpointer(create_model()).load(tmp_path / "no.pth")
+    (tmp_path / "m.pth").unlink()
+    with pytest.raises(FileNotFoundError, match=r"last_checkpoint names 'm\.pth'.*delete"):
+        Checkpointer(create_model(), save_dir=tmp_path).load()
+
+
+def test_interrupted_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
+    checkpointer = Checkpointer(create_model(), save_dir=tmp_path)
+    checkpointer.save("m")
+    before = (tmp_path / "m.pth").read_bytes()
+
+    def broken_save(obj, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", broken_save)
+    with pytest.raises(KeyboardInterrupt):
+        checkpointer.save("m")
+    assert (tmp_path / "m.pth").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "m.pth"]
+
+
+def test_detectron_checkpointer_reads_tags_names_and_paths(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLIP_CACHE", str(tmp_path / "cache"))
+    trained = create_model()
+    Checkpointer(trained, save_dir=tmp_path / "run").save("m")
+    Checkpointer(trained, save_dir=tmp_path / "cache").save("glip_large_model")
+    for source in (tmp_path / "run" / "last_checkpoint", tmp_path / "run" / "m.pth", "glip_large_model"):
+        fresh = create_model()
+        DetectronCheckpointer(None, fresh).load(str(source))
+        assert parameters_equal(trained, fresh), source
