@@ -1,0 +1,8 @@
+"""Registries that map the names of configuration files to builders."""
+
+from maskrcnn_benchmark.utils.registry import Registry
+
+BACKBONES = Registry("backbone (MODEL.BACKBONE.CONV_BODY)")
+LANGUAGE_BACKBONES = Registry("text encoder (MODEL.LANGUAGE_BACKBONE.MODEL_TYPE)")
+RPN_HEADS = Registry("detection head (MODEL.RPN_ARCHITECTURE)")
+META_ARCHITECTURES = Registry("detector (MODEL.META_ARCHITECTURE)")
