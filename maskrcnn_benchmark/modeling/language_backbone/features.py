@@ -1,0 +1,40 @@
+"""What the text encoder hands to the detector."""
+
+import dataclasses
+
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class TextFeatures:
+    """Encoded captions; fields can also be read like entries of a dict.
+
+    Attributes:
+        aggregate: (B, D) mean of the word embeddings, None where the encoder has none.
+        embedded: (B, T, D) embeddings, zero on padding.
+        masks: (B, T) int64, 1 = word.
+        hidden: (B, T, D) last layer, not masked; the fusion layers read and update it.
+        mlm_labels: (B, T) int64 targets of masked language modelling, -100 = not scored, or None.
+    """
+
+    aggregate: Tensor | None
+    embedded: Tensor
+    masks: Tensor
+    hidden: Tensor
+    mlm_labels: Tensor | None = None
+
+    def __getitem__(self, key: str) -> Tensor | None:
+        if key not in self.keys():
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def keys(self) -> tuple[str, ...]:
+        """The names of the fields."""
+        return tuple(field.name for field in dataclasses.fields(self))
+
+    def replace(self, **changes) -> "TextFeatures":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]

@@ -1,0 +1,133 @@
+"""Class names with descriptions, one sentence per class (K-LITE, arXiv:2204.09222; configuration group GLIPKNOW)."""
+
+import dataclasses
+import logging
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from .features import TextFeatures
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Knowledge:
+    """Descriptions of classes.
+
+    Attributes:
+        entries: class name -> {"clean_name", "def_wiki", "gpt3": [...], ...}.
+        source: field that is appended to the name, "" for none.
+        use_wiki_and_gpt3: append both "def_wiki" and "gpt3"; num_gpt3: how many of the gpt3 sentences.
+        aggregation: "first" (the [CLS] token) or "mean" over the words.
+        max_classes_in_training: classes per training batch, -1 for as many as there are.
+    """
+
+    entries: Mapping[str, dict]
+    source: str = ""
+    use_wiki_and_gpt3: bool = False
+    num_gpt3: int = 5
+    aggregation: str = "first"
+    max_classes_in_training: int = -1
+
+    @classmethod
+    def from_config(cls, cfg) -> "Knowledge | None":
+        """None unless GLIPKNOW.PARALLEL_LANGUAGE_INPUT. Raises: ValueError on options that exclude each other."""
+        know = cfg.GLIPKNOW
+        if not know.PARALLEL_LANGUAGE_INPUT:
+            return None
+        excluded = {
+            "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS": cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS,
+            "DATASETS.ONE_HOT": cfg.DATASETS.ONE_HOT,
+            "MODEL.LANGUAGE_BACKBONE.MASK_SPECIAL": cfg.MODEL.LANGUAGE_BACKBONE.MASK_SPECIAL,
+        }
+        for key, value in excluded.items():
+            if value:
+                raise ValueError(f"GLIPKNOW.PARALLEL_LANGUAGE_INPUT excludes {key}")
+        if know.LAN_FEATURE_AGG_TYPE not in ("first", "mean"):
+            raise ValueError(f"GLIPKNOW.LAN_FEATURE_AGG_TYPE={know.LAN_FEATURE_AGG_TYPE!r}; known are first, mean")
+        entries = {}
+        if know.KNOWLEDGE_FILE:
+            path = Path(know.KNOWLEDGE_FILE)
+            if not path.is_file():
+                raise FileNotFoundError(f"GLIPKNOW.KNOWLEDGE_FILE {str(path)!r} does not exist")
+            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return cls(
+            entries,
+            know.KNOWLEDGE_TYPE,
+            know.WIKI_AND_GPT3,
+            know.GPT3_NUM,
+            know.LAN_FEATURE_AGG_TYPE,
+            know.MAX_NUM_CLASSES_PER_BATCH_TRAIN,
+        )
+
+    def caption(self, name: str) -> str:
+        """The sentence of a class; its bare name, with a log record, where nothing is known."""
+        entry = self.entries.get(name)
+        if not entry:
+            if name:
+                logger.info("No knowledge about class %r; its name stands alone.", name)
+            return name
+        text = entry.get("clean_name", name)
+        if self.use_wiki_and_gpt3:
+            wiki, sentences = entry.get("def_wiki"), entry.get("gpt3") or []
+            return text + ": " + (wiki or "") + " ".join(sentences[: self.num_gpt3])
+        knowledge = entry.get(self.source) if self.source else None
+        if not knowledge:
+            return text
+        if isinstance(knowledge, list):
+            knowledge = " ".join(knowledge[: self.num_gpt3])
+        return f"{text}: {knowledge}"
+
+    def training_classes(self, present: Sequence[str], rng: random.Random | None = None) -> list[str]:
+        """Classes of one training batch: those present first, filled up at random, shuffled."""
+        rng = rng or random.Random()
+        names, limit = sorted(self.entries), self.max_classes_in_training
+        if limit < 0:
+            limit = len(names)
+        if limit >= len(names):
+            rng.shuffle(names)
+            chosen = names + names[: limit - len(names)]
+        else:
+            chosen = list(dict.fromkeys(present))[:limit]
+            rest = [name for name in names if name not in set(chosen)]
+            chosen += rng.sample(rest, limit - len(chosen))
+        rng.shuffle(chosen)
+        return chosen
+
+
+def class_features(text: TextFeatures, aggregation: str) -> tuple[Tensor, Tensor]:
+    """Sentences (K, T, D) -> one (K, D) vector per sentence of `hidden` and of `embedded`."""
+    if aggregation == "first":
+        return text.hidden[:, 0], text.embedded[:, 0]
+    mask = text.masks.unsqueeze(-1).to(text.hidden.dtype)
+    count = mask.sum(1)
+    return (text.hidden * mask).sum(1) / count, (text.embedded * mask).sum(1) / count
+
+
+def classes_as_tokens(text: TextFeatures, aggregation: str, batch_size: int) -> TextFeatures:
+    """Encoded sentences of K classes and one empty one -> text whose K + 1 tokens are classes; the last is masked."""
+    hidden, embedded = class_features(text, aggregation)
+    masks = torch.ones((batch_size, len(hidden)), dtype=text.masks.dtype, device=hidden.device)
+    masks[:, -1] = 0
+    return TextFeatures(
+        aggregate=None,
+        embedded=embedded.expand(batch_size, -1, -1),
+        masks=masks,
+        hidden=hidden.expand(batch_size, -1, -1),
+    )
+
+
+def positive_map_of_classes(label_names: Sequence[Sequence[str]], classes: Sequence[str]) -> Tensor:
+    """Names of the boxes of each image -> (all boxes, K + 1) float, 1 at the box's class; absent classes give zeros."""
+    column = {name: i for i, name in enumerate(classes)}
+    rows = [name for names in label_names for name in names]
+    positive_map = torch.zeros(len(rows), len(classes) + 1)
+    for row, name in enumerate(rows):
+        if name in column:
+            positive_map[row, column[name]] = 1
+    return positive_map
