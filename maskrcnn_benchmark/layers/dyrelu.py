@@ -7,9 +7,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-def h_sigmoid(x: Tensor, h_max: float = 1.0) -> Tensor:
+class h_sigmoid(nn.Module):  # noqa: N801  the published name
     """Piecewise linear sigmoid relu6(x + 3) / 6, scaled to end at `h_max`."""
-    return F.relu6(x + 3) * (h_max / 6)
+
+    def __init__(self, h_max: float = 1.0):
+        super().__init__()
+        self.relu = nn.ReLU6()
+        self.h_max = h_max
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.relu(x + 3) * (self.h_max / 6)
 
 
 def dynamic_relu(x: Tensor, coefficients: Tensor, use_bias: bool, use_two: bool) -> Tensor:
@@ -58,14 +65,18 @@ class DYReLU(nn.Module):
             raise ValueError(f"the output has the channels of the input, got inp={inp} and oup={oup}")
         self.use_bias, self.use_two = use_bias, K2
         hidden = max(inp // reduction, 1)
+        self.avg_pool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Sequential(
-            nn.Linear(inp, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, oup * (1 + use_bias) * (1 + K2))
+            nn.Linear(inp, hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, oup * (1 + use_bias) * (1 + K2)),
+            h_sigmoid(),
         )
         self.spa = nn.Sequential(nn.Conv2d(inp, 1, kernel_size=1), nn.BatchNorm2d(1)) if use_spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, C, H, W) -> (B, C, H, W)."""
-        coefficients = h_sigmoid(self.fc(x.mean(dim=(2, 3))))
+        coefficients = self.fc(self.avg_pool(x).flatten(1))
         out = dynamic_relu(x, coefficients, self.use_bias, self.use_two)
         if self.spa is None:
             return out

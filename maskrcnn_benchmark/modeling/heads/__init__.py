@@ -1,0 +1,1 @@
+"""The parts of the detection head: dynamic convolutions, box branches, alignment with the words."""
