@@ -1,5 +1,6 @@
 """Cluttered, textured backgrounds in quiet colours, and the camera noise laid over a finished scene."""
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image, ImageDraw
 
 from maskrcnn_benchmark.scenes.rng import SceneRandom
 
+_SINE = np.array([math.sin(2 * math.pi * step / 1024) for step in range(1024)], dtype=np.float32)
 _PATTERNS = ("smooth", "stripes", "checks", "waves", "planks", "speckles")
 
 
@@ -22,8 +24,13 @@ def _noise_tiles() -> tuple[np.ndarray, np.ndarray]:
     for cells in (12, 24, 48, 120):
         grid = Image.fromarray(state.standard_normal((cells, cells)).astype(np.float32))
         blob = np.asarray(grid.resize((900, 700), Image.Resampling.BICUBIC), dtype=np.float32)
-        blobs.append(blob / blob.std())
+        blobs.append(blob / np.float32(round(float(blob.std(dtype=np.float64)), 3)))
     return white, np.stack(blobs)
+
+
+def _sine(turns: np.ndarray) -> np.ndarray:
+    """Sine of an angle in turns, from a table: NumPy's own differs in the last bit between processors."""
+    return _SINE[np.floor(turns * len(_SINE)).astype(np.int64) % len(_SINE)]
 
 
 def _crop(tile: np.ndarray, height: int, width: int, rng: SceneRandom) -> np.ndarray:
@@ -56,7 +63,7 @@ def _pattern(height: int, width: int, rng: SceneRandom) -> np.ndarray:
     if name == "checks":
         return ((np.floor(x / period) + np.floor(y / period)) % 2).astype(np.float32) - 0.5
     if name == "waves":
-        return 0.6 * np.sin((x + 18.0 * np.sin(y / rng.uniform(20, 60))) * (6.2832 / period), dtype=np.float32)
+        return _sine((x + 18.0 * _sine(y / rng.uniform(120, 360))) / period) * np.float32(0.6)
     rows = np.floor(y / period)  # planks: rows with joints, each row with a tone of its own
     joints = np.floor((x + rows * period * 1.7) / (3.1 * period))
     tone = (rows * 0.37 + joints * 0.61) % 1.0 - 0.5

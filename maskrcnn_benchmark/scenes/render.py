@@ -98,18 +98,19 @@ def draw(look: Appearance) -> Sprite:
         if role == "hole":
             pen.line([*points, points[0], points[1]], fill=_ROLE_INK["dark"], width=stroke, joint="curve")
         pen.polygon(points, fill=_ROLE_INK[role])
-    coverage = np.asarray(canvas.reduce(factor), dtype=np.float32) / 255.0  # (h, w, role)
-
-    alpha = coverage.sum(axis=2)
-    solid = alpha >= 0.5
+    painted = np.asarray(canvas.reduce(factor))  # (h, w, role), 255 = covered
+    solid = painted.sum(axis=2, dtype=np.int32) >= 128
     rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
     window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-    coverage, alpha, solid = coverage[window], np.minimum(alpha[window], 1.0), solid[window]
+    coverage, solid = painted[window].astype(np.float32) / np.float32(255), solid[window]
+    alpha = np.minimum(coverage.sum(axis=2), np.float32(1))
 
     color = look.color
     roles = np.array([color.body, color.shade, color.dark, color.light], dtype=np.float32)
     roles[:2] = np.clip(roles[:2] + np.array(look.tint, dtype=np.float32), 0, 255)
-    rgb = coverage @ roles
+    rgb = np.zeros((*solid.shape, 3), dtype=np.float32)
+    for role in range(4):  # not a matrix product: its rounding differs between processors
+        rgb += coverage[:, :, role, None] * roles[role]
     if look.texture != "plain":
         mask = _texture_mask(look.texture, *solid.shape, look.size, look.texture_phase)
         change = np.array(color.texture, dtype=np.float32) - np.array(color.body, dtype=np.float32)
