@@ -194,7 +194,7 @@ class _Transfer:
         meaning = {401: "needs a login", 403: "denies access", 404: "does not exist", 410: "does not exist any more"}
         raise DownloadError(
             f"{self.url} {meaning.get(error.code, 'cannot be fetched')} (status {error.code} {error.reason}); "
-            "GLIP_MIRROR names another server"
+            "check the address, or set GLIP_MIRROR to use another server"
         ) from error
 
     def check(self, sha256: str | None) -> None:

@@ -1,0 +1,163 @@
+"""Samplers: the recorded vectors of the original, order, lengths, and the loop that used to hang."""
+
+import itertools
+
+import pytest
+import torch
+from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
+
+from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
+
+
+class Order(Sampler):
+    """A given order; counts its passes and remembers its epochs."""
+
+    def __init__(self, indices):
+        self.indices = indices
+        self.passes = 0
+        self.epochs = []
+
+    def __iter__(self):
+        self.passes += 1
+        return iter(self.indices)
+
+    def __len__(self):
+        return len(self.indices)
+
+    def set_epoch(self, epoch):
+        self.epochs.append(epoch)
+
+
+GROUPS = [0, 1, 0, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ([3, 1, 4, 0, 5, 2, 6], [[3, 0], [1, 4], [5, 2], [6]]),
+        ([3, 1, 4], [[3], [1, 4]]),
+        ([], []),
+    ],
+)
+def test_recorded_groupings(order, expected):
+    assert list(GroupedBatchSampler(Order(order), GROUPS, 2)) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "drop_uneven", "expected"),
+    [
+        (1, False, [[0], [1], [2], [3], [4], [5], [6], [7], [8], [9]]),
+        (3, False, [[0, 1, 3], [2, 4, 5], [6, 9], [7, 8]]),
+        (4, False, [[0, 1, 3, 6], [2, 4, 5, 7], [8], [9]]),
+        (3, True, [[0, 1, 3], [2, 4, 5]]),
+        (4, True, [[0, 1, 3, 6], [2, 4, 5, 7]]),
+    ],
+)
+def test_order_is_respected(batch_size, drop_uneven, expected):
+    sampler = SequentialSampler(range(10))
+    groups = torch.tensor([0, 0, 1, 0, 1, 1, 0, 1, 1, 0])
+    assert list(GroupedBatchSampler(sampler, groups, batch_size, drop_uneven)) == expected
+
+
+def test_every_item_comes_once_and_in_batches_of_one_group():
+    torch.manual_seed(0)
+    groups = [index % 3 for index in range(50)]
+    batches = list(GroupedBatchSampler(RandomSampler(range(50)), groups, 4))
+    assert sorted(itertools.chain.from_iterable(batches)) == list(range(50))
+    assert all(len({groups[index] for index in batch}) == 1 for batch in batches)
+
+
+def test_repeated_items_stay():
+    assert list(GroupedBatchSampler(Order([2, 2, 0]), [0, 0, 0], 2)) == [[2, 2], [0]]
+
+
+def test_len_counts_the_pass_that_comes_next():
+    sampler = GroupedBatchSampler(RandomSampler(range(40), num_samples=17), [i // 10 for i in range(40)], 3)
+    for _ in range(5):
+        count = len(sampler)
+        assert count == len(sampler) == len(list(sampler))
+    first, second = list(sampler), list(sampler)
+    assert first != second
+
+
+def test_len_does_not_keep_a_pass_of_another_epoch():
+    sampler = GroupedBatchSampler(DistributedSampler(range(20), 1, 0), [0] * 20, 4)
+    len(sampler)
+    sampler.set_epoch(5)
+    expected = GroupedBatchSampler(sampler.sampler, [0] * 20, 4)
+    assert list(sampler) == list(expected)
+
+
+def test_batch_size_is_checked():
+    with pytest.raises(ValueError, match="batch_size=0"):
+        GroupedBatchSampler(Order([0]), [0], 0)
+
+
+@pytest.mark.parametrize("start", [0, 3])
+@pytest.mark.parametrize(("count", "passes"), [(5, 1), (10, 2), (7, 2)])
+def test_iterations_and_passes(start, count, passes):
+    order = Order(list(range(10)))
+    sampler = IterationBasedBatchSampler(BatchSampler(order, 2, drop_last=False), count + start, start)
+    batches = list(sampler)
+    assert len(sampler) == count + start
+    assert batches == [[2 * (i % 5), 2 * (i % 5) + 1] for i in range(count)]
+    assert order.passes == passes
+    assert order.epochs == [start + 5 * i for i in range(passes)]
+
+
+@pytest.mark.parametrize("num_iterations", [0, 2])
+def test_nothing_left_to_do(num_iterations):
+    order = Order([0, 1])
+    assert list(IterationBasedBatchSampler(BatchSampler(order, 1, drop_last=False), num_iterations, 2)) == []
+    assert order.passes == 0
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [BatchSampler(Order([0, 1]), 4, drop_last=True), GroupedBatchSampler(Order([0, 1]), [0, 1], 4, drop_uneven=True)],
+)
+def test_a_pass_without_batches_is_an_error(inner):
+    with pytest.raises(ValueError, match="yields no batch of 4"):
+        next(iter(IterationBasedBatchSampler(inner, 10)))
+
+
+def test_epochs_reach_a_sampler_below_a_grouped_one():
+    order = Order([0, 1, 2, 3])
+    grouped = GroupedBatchSampler(order, [0, 0, 1, 1], 2)
+    assert len(list(IterationBasedBatchSampler(grouped, 5))) == 5
+    assert order.epochs == [0, 2, 4]
+
+
+def test_recorded_shares():
+    shares = []
+    for rank in range(2):
+        sampler = DistributedSampler(range(5), 2, rank)
+        sampler.set_epoch(3)
+        shares.append(list(sampler))
+        assert len(sampler) == 3
+    assert shares == [[1, 0, 3], [4, 2, 1]]
+
+
+def test_shares_without_shuffling_and_with_more_processes_than_items():
+    assert [list(DistributedSampler(range(5), 2, rank, shuffle=False)) for rank in range(2)] == [[0, 1, 2], [3, 4, 0]]
+    assert [list(DistributedSampler(range(2), 5, rank, shuffle=False)) for rank in range(5)] == [
+        [0],
+        [1],
+        [0],
+        [1],
+        [0],
+    ]
+
+
+def test_defaults_and_random_seed():
+    sampler = DistributedSampler(range(6), use_random=True)
+    assert (sampler.num_replicas, sampler.rank) == (1, 0)
+    passes = {tuple(sampler) for _ in range(8)}
+    assert len(passes) > 1 and all(sorted(order) == list(range(6)) for order in passes)
+
+
+def test_bad_arguments():
+    with pytest.raises(ValueError, match="rank=2 is not in"):
+        DistributedSampler(range(5), 2, 2)
+    with pytest.raises(ValueError, match="empty"):
+        DistributedSampler([], 2, 0)
