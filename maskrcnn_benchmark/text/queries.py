@@ -144,5 +144,5 @@ def create_positive_map_label_to_token_from_positive_map(positive_map: Tensor, p
 
 
 def find_noun_phrases(caption: str) -> list[str]:
-    """The words of every noun phrase of the caption, lower-cased; `noun_phrases.find_noun_phrases` tells their places."""
+    """Words of every noun phrase of the caption, lower-cased; `noun_phrases.find_noun_phrases` tells their places."""
     return [phrase.text for phrase in noun_phrases.find_noun_phrases(caption)]
