@@ -40,7 +40,7 @@ def resized_shape(width: int, height: int, min_size: int, max_size: int | None) 
     """
     short, long = min(width, height), max(width, height)
     if max_size is not None and long / short * min_size > max_size:
-        min_size = int(round(max_size * short / long))
+        min_size = max(1, int(round(max_size * short / long)))
     if short == min_size:
         return height, width
     if width < height:
