@@ -1,0 +1,332 @@
+"""The detector as a plain Python object: pictures and texts in, labelled boxes out.
+
+detector = Detector.from_pretrained("glip_nano")
+(found,) = detector.predict("street.jpg", "person. traffic light")
+print(found.phrases, found.scores, found.boxes)
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.engine.devices import resolve_device
+from maskrcnn_benchmark.engine.image_io import as_rgb_array
+from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.ops.nms import ml_nms
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.text.caption import PhraseLike, prompts_from_caption
+from maskrcnn_benchmark.text.class_names import split_class_text
+from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
+from maskrcnn_benchmark.text.tokenizer import find_text_folder
+
+_SEPARATOR = re.compile(r"[.;\n]")
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A prompt that is a sentence, whatever its punctuation: its noun phrases are searched for, or ``phrases``.
+
+    Attributes:
+        phrases: what to search for instead, as words of the sentence or as their characters [begin, end).
+    """
+
+    text: str
+    phrases: tuple[PhraseLike, ...] | None = None
+
+
+PromptLike = str | Caption | Sequence[str] | Sequence[Prompt]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was found on one picture, the best score first. Tensors are on the CPU.
+
+    Attributes:
+        boxes: (K, 4) float32, xyxy in pixels of the picture.
+        scores: (K,) float32 in 0..1.
+        labels: (K,) int64, number of the class or phrase in the prompt, from 1.
+        phrases: K texts, the class or phrase of each box.
+        spans: for each box the character spans [begin, end) of its phrase in its caption.
+        captions: for each box the caption that the model read.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    phrases: list[str]
+    spans: list[list[tuple[int, int]]]
+    captions: list[str]
+
+    def __len__(self) -> int:
+        return len(self.phrases)
+
+
+class Detector:
+    """Finds what a text names on pictures.
+
+    Args:
+        model: a ``GeneralizedVLRCNN``; used are its ``encode_image``, ``encode_text``, ``detect`` and ``tokenizer``.
+        transform: ``transform(picture, None) -> (tensor (3, H, W), None)``.
+        device: where the model runs.
+        size_divisible: the sides of a batch become multiples of it.
+        nms_threshold: overlap from which boxes of one label found by different parts of a long prompt are merged.
+        max_tokens, separation: how class lists become captions.
+        reads_text: the image encoder reads the text as well, so that it runs anew for every caption.
+        name: what reports call the model.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        transform,
+        device: torch.device,
+        size_divisible: int = 32,
+        nms_threshold: float = 0.6,
+        max_tokens: int = 256,
+        separation: str = ". ",
+        reads_text: bool = False,
+        name: str = "",
+    ):
+        self.model = model.to(device).eval()
+        self.transform = transform
+        self.device = device
+        self.size_divisible = size_divisible
+        self.nms_threshold = nms_threshold
+        self.max_tokens, self.separation = max_tokens, separation
+        self.reads_text = reads_text
+        self.name = name
+
+    @classmethod
+    def from_pretrained(cls, name_or_dir: str | Path, device: str | torch.device | None = None) -> "Detector":
+        """A model by name, or from a folder with ``config.yaml`` and one file of weights.
+
+        Args:
+            name_or_dir: "glip_nano", which is part of the package; a published name such as
+                "glip_tiny_model_o365_goldg_cc_sbu", downloaded when first used; or a folder.
+            device: "cpu", "cuda:1", ...; by default a GPU where there is one.
+        Raises: ValueError or OSError whose text names the model, file or device that cannot be used.
+        """
+        target = resolve_device(device)
+        files = find_model(name_or_dir)
+        return cls.from_config_file(files.config, files.weights(), device=target, name=files.name)
+
+    @classmethod
+    def from_config_file(
+        cls,
+        config_file: str | Path,
+        weights: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        name: str | None = None,
+    ) -> "Detector":
+        """A model from its configuration and a checkpoint; text encoder folders may be relative to the former."""
+        target = resolve_device(device)
+        cfg = default_config()
+        cfg.merge_from_file(str(config_file))
+        _find_text_folders(cfg, Path(config_file).parent)
+        return cls.from_config(cfg, weights, device=target, name=str(weights) if name is None else name)
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, weights: str | Path | None, *, device: str | torch.device | None = None, name: str = ""
+    ) -> "Detector":
+        """A model from a configuration; without ``weights`` it stays as it was built. ``cfg`` is not changed."""
+        from maskrcnn_benchmark.modeling.detector import build_detection_model
+        from maskrcnn_benchmark.utils.weight_conversion import load_weights
+
+        target = resolve_device(device)
+        cfg = cfg.clone()
+        cfg.merge_from_list(["MODEL.DEVICE", str(target)])
+        with _quiet("maskrcnn_benchmark.modeling.language_backbone"):  # the checkpoint brings the text weights
+            model = build_detection_model(cfg)
+        if weights is not None:
+            load_weights(model, weights)
+        return cls(
+            model,
+            transform=build_transforms(cfg, is_train=False),
+            device=target,
+            size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
+            nms_threshold=cfg.MODEL.ATSS.NMS_TH,
+            max_tokens=cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN,
+            separation=cfg.DATASETS.SEPARATION_TOKENS,
+            reads_text=model.backbone.reads_text,
+            name=name,
+        )
+
+    def prepare(self, prompt: PromptLike) -> tuple[Prompt, ...]:
+        """The captions that stand for a prompt, several where it is long; ``predict`` takes the result as well.
+
+        A list of strings is a list of classes. A string with full stops or semicolons between words is one too
+        ("person. traffic light"). Any other string, and a ``Caption``, is a sentence; it stands for its noun phrases.
+        Raises: ValueError naming the prompt when it is empty, names nothing, or holds a class that is too long.
+        """
+        tokenizer, limit = self.model.tokenizer, self.max_tokens
+        if isinstance(prompt, str):
+            names = split_class_text(prompt)
+            prompt = names if len(_SEPARATOR.split(prompt.strip(" .;\n"))) > 1 else Caption(prompt)
+        if isinstance(prompt, Caption):
+            return tuple(prompts_from_caption(prompt.text, tokenizer, phrases=prompt.phrases, max_tokens=limit))
+        parts = tuple(prompt)
+        if parts and all(isinstance(part, Prompt) for part in parts):
+            return parts
+        return tuple(build_prompts(parts, tokenizer, separation=self.separation, max_tokens=limit))
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        prompts: PromptLike | Sequence[PromptLike],
+        threshold: float = 0.3,
+        batch_size: int = 1,
+    ) -> list[Prediction]:
+        """Finds what the prompts name.
+
+        Args:
+            images: one picture or several: paths, Pillow images or uint8 RGB arrays (H, W, 3).
+            prompts: for one picture its prompt (see ``prepare``). For a list of pictures either one string, ``Caption``
+                or prepared prompt for all, or a list with one prompt for each; a list of one prompt is for all.
+            threshold: boxes have scores above it. The model itself cuts at its own, lower threshold.
+            batch_size: pictures computed at a time. A batch is padded to its largest picture, which changes scores in
+                the last digits; one at a time gives the same result in any company.
+        Returns: one prediction for each picture, in their order.
+        Raises: ValueError (ImageError for pictures) with the offending value in its text.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is not a positive number")
+        several = isinstance(images, list | tuple)
+        pictures = list(images) if several else [images]
+        plans = self._plans(prompts, len(pictures), several)
+        results: dict[int, Prediction] = {}
+        text_cache: dict[str, object] = {}
+        # Pictures with equally many captions share a batch, so that each image is encoded once for all its captions.
+        order = sorted(range(len(pictures)), key=lambda i: len(plans[i]))
+        for _, group in _runs(order, key=lambda i: len(plans[i])):
+            for start in range(0, len(group), batch_size):
+                chosen = group[start : start + batch_size]
+                batch = [as_rgb_array(pictures[i]) for i in chosen]
+                found = self._predict_batch(batch, [plans[i] for i in chosen], threshold, text_cache)
+                results.update(zip(chosen, found, strict=True))
+        return [results[i] for i in range(len(pictures))]
+
+    def _plans(self, prompts, count: int, several: bool) -> list[tuple[Prompt, ...]]:
+        """For each picture the captions to be read with it."""
+        shared = isinstance(prompts, str | Caption) or not several
+        if not shared:
+            prompts = list(prompts)
+            shared = bool(prompts) and all(isinstance(prompt, Prompt) for prompt in prompts)
+        if not shared and len(prompts) == 1:
+            prompts, shared = prompts[0], True
+        if shared:
+            return [self.prepare(prompts)] * count
+        if len(prompts) != count:
+            raise ValueError(
+                f"{len(prompts)} prompts for {count} pictures; give one for each, or for all a text such as "
+                "'person. dog' or a list that holds one list of classes"
+            )
+        return [self.prepare(prompt) for prompt in prompts]
+
+    def _predict_batch(
+        self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]], threshold: float, text_cache: dict
+    ) -> list[Prediction]:
+        tensors = [self.transform(Image.fromarray(image), None)[0].to(self.device) for image in images]
+        batch = to_image_list(tensors, self.size_divisible)
+        features = None if self.reads_text else self.model.encode_image(batch)
+        parts: list[list[BoxList]] = [[] for _ in images]
+        for prompts in zip(*plans, strict=True):  # the first caption of every picture, then the second, ...
+            text = self._encode_text([prompt.caption for prompt in prompts], text_cache)
+            seen = self.model.encode_image(batch, text) if features is None else features
+            detections = self.model.detect(seen, text, [prompt.label_to_tokens for prompt in prompts])
+            for found, detection in zip(parts, detections, strict=True):
+                found.append(detection)
+        return [
+            self._merge(found, plan, (image.shape[1], image.shape[0]), threshold)
+            for found, plan, image in zip(parts, plans, images, strict=True)
+        ]
+
+    def _encode_text(self, captions: list[str], cache: dict):
+        """The features of the captions; a caption shared by the whole batch is encoded once per call of predict."""
+        if len(set(captions)) > 1:
+            return self.model.encode_text(captions)
+        if captions[0] not in cache:
+            cache[captions[0]] = self.model.encode_text(captions[:1])
+        return _repeat(cache[captions[0]], len(captions))
+
+    def _merge(
+        self, found: list[BoxList], plan: Sequence[Prompt], size: tuple[int, int], threshold: float
+    ) -> Prediction:
+        """Joins what the captions of one picture found; ``size`` is its (width, height)."""
+        boxes = torch.cat([part.bbox for part in found])
+        scores = torch.cat([part.get_field("scores") for part in found])
+        labels = torch.cat([part.get_field("labels") for part in found])
+        origin = torch.cat([torch.full((len(part),), i, device=boxes.device) for i, part in enumerate(found)])
+        keep = (scores > threshold).nonzero().squeeze(1)
+        if len(found) > 1:
+            keep = keep[ml_nms(boxes[keep], scores[keep], labels[keep].float(), self.nms_threshold)]
+        keep = keep[scores[keep].argsort(descending=True, stable=True)]
+        resized = BoxList(boxes[keep], found[0].size, mode="xyxy").resize(size)
+        sources = [plan[i] for i in origin[keep].tolist()]
+        names = labels[keep].tolist()
+        return Prediction(
+            boxes=resized.bbox.float().cpu(),
+            scores=scores[keep].float().cpu(),
+            labels=labels[keep].cpu(),
+            phrases=[prompt.phrases[label] for prompt, label in zip(sources, names, strict=True)],
+            spans=[prompt.spans[label] for prompt, label in zip(sources, names, strict=True)],
+            captions=[prompt.caption for prompt in sources],
+        )
+
+
+def _repeat(text, count: int):
+    """The features of one caption as those of ``count`` equal ones."""
+    if count == 1:
+        return text
+    values = {field.name: getattr(text, field.name) for field in dataclasses.fields(text)}
+    tensors = {
+        name: value.expand(count, *value.shape[1:]) for name, value in values.items() if isinstance(value, Tensor)
+    }
+    return dataclasses.replace(text, **tensors)
+
+
+def _runs(items: Sequence[int], key) -> Iterator[tuple[int, list[int]]]:
+    """Neighbours with equal keys as lists."""
+    from itertools import groupby
+
+    for value, group in groupby(items, key):
+        yield value, list(group)
+
+
+def _find_text_folders(cfg: CfgNode, config_folder: Path) -> None:
+    """Makes folders of the text encoder absolute: beside the configuration file, or in the package's assets."""
+    for key in ("MODEL_TYPE", "TOKENIZER_TYPE"):
+        name = cfg.MODEL.LANGUAGE_BACKBONE[key]
+        beside = config_folder / name
+        folder = beside if beside.is_dir() else find_text_folder(name)
+        if folder is not None:
+            cfg.merge_from_list([f"MODEL.LANGUAGE_BACKBONE.{key}", str(folder.resolve())])
+
+
+@contextmanager
+def _quiet(logger_name: str) -> Iterator[None]:
+    """Holds back the warnings of a logger and its children."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
