@@ -25,8 +25,8 @@ _SAFE_NUMPY: list[Any] = [
     np.dtype,
     *{type(np.dtype(code)) for code in np.typecodes["AllInteger"] + np.typecodes["AllFloat"] + "?"},
     *(
-        (function, f"{module}.{function.__name__}")  # the module's name before and since numpy 2
-        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+        (value.__reduce__()[0], f"{module}.{function}")  # the module's name before and since numpy 2
+        for value, function in ((np.float64(0), "scalar"), (np.zeros(1), "_reconstruct"))
         for module in ("numpy.core.multiarray", "numpy._core.multiarray")
     ),
 ]

@@ -1,0 +1,85 @@
+"""Helpers under their historical names, for code written against the MDETR-style interface; `comm` does the work."""
+
+import builtins
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.comm import (
+    all_gather,
+    get_local_rank,
+    get_rank,
+    get_world_size,
+    is_dist_avail_and_initialized,
+    is_main_process,
+)
+
+__all__ = [
+    "all_gather",
+    "get_local_rank",
+    "get_local_size",
+    "get_rank",
+    "get_world_size",
+    "init_distributed_mode",
+    "is_dist_avail_and_initialized",
+    "is_main_process",
+    "reduce_dict",
+    "save_on_master",
+    "setup_for_distributed",
+]
+
+_ORIGINAL_PRINT = builtins.print
+
+
+def get_local_size() -> int:
+    """Number of processes on this machine (``LOCAL_WORLD_SIZE``, as torchrun sets it), 1 without a launcher."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:
+    """Reduce a dict of scalar tensors; unlike `comm.reduce_dict`, every process receives the result."""
+    return comm.all_reduce_dict(input_dict, average)
+
+
+def save_on_master(*args: Any, **kwargs: Any) -> None:
+    """``torch.save`` on rank 0, nothing elsewhere."""
+    if is_main_process():
+        torch.save(*args, **kwargs)
+
+
+def setup_for_distributed(is_master: bool) -> None:
+    """Make ``print`` silent in this process unless it is the master; ``print(..., force=True)`` always prints."""
+
+    def selective_print(*args: Any, force: bool = False, **kwargs: Any) -> None:
+        if is_master or force:
+            _ORIGINAL_PRINT(*args, **kwargs)
+
+    builtins.print = selective_print
+
+
+def init_distributed_mode(args: Any) -> None:
+    """Create the process group that the launcher's environment describes, and fill in the matching ``args``.
+
+    Reads RANK, WORLD_SIZE and LOCAL_RANK (torchrun) or SLURM_PROCID and SLURM_NTASKS; without either, nothing is
+    created. Sets ``args.distributed``, and then ``args.rank``, ``args.world_size`` and ``args.gpu``; an attribute
+    ``args.dist_url`` is the rendezvous address.
+    """
+    environ = os.environ
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        args.rank, args.world_size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
+        args.gpu = get_local_rank()
+    elif "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ:
+        args.rank, args.world_size = int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"])
+        args.gpu = args.rank % max(torch.cuda.device_count(), 1)
+    else:
+        args.distributed = False
+        return
+    args.distributed = True
+    if torch.cuda.is_available():
+        torch.cuda.set_device(args.gpu)
+    comm.init_distributed(getattr(args, "dist_url", None) or "env://", rank=args.rank, world_size=args.world_size)
+    comm.synchronize()
+    setup_for_distributed(args.rank == 0)

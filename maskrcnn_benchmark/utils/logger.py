@@ -1,0 +1,33 @@
+"""Logging of a run: to standard output and to a file, from the main process."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
+
+
+def setup_logger(
+    name: str, save_dir: str | os.PathLike[str], distributed_rank: int = 0, filename: str = "log.txt"
+) -> logging.Logger:
+    """Return the logger ``name``, set to write everything to standard output and, appending, to ``save_dir/filename``.
+
+    Loggers below ``name`` write there too. Ranks other than 0 get no handler, and without ``save_dir`` there is no
+    file. Calling it again replaces the handlers instead of adding to them.
+    """
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.DEBUG)
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    if distributed_rank > 0:
+        return logger
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    if save_dir:
+        Path(save_dir).mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(Path(save_dir, filename), encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter(FORMAT))
+        logger.addHandler(handler)
+    return logger
