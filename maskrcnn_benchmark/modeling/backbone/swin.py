@@ -291,7 +291,7 @@ class SwinTransformer(nn.Module):
             self.absolute_pos_embed = nn.Parameter(trunc_normal_(torch.zeros(1, embed_dim, grid, grid), std=0.02))
         self.pos_drop = nn.Dropout(0.0)
 
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
         for i, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             dim = embed_dim * 2**i
