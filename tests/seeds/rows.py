@@ -1,0 +1,145 @@
+"""Which test or document answers each row of the acceptance table that the project started from.
+
+The project grew from five sets of notes about running the original: commands, printed shapes and numbers, wishes. Each
+of their 93 statements is one `Row`. `proofs` are test ids ("tests/x/test_y.py::test_z", without parameters) or sections
+of documents ("README.md#Heading"). `later` names the part of the work that answers a row without a proof; `note` says
+why a row needs none.
+"""
+
+from typing import NamedTuple
+
+TRAINING = "training"
+EVALUATION = "evaluation"
+FINE_TUNING = "fine-tuning"
+DOCUMENTS = "documentation"
+
+
+class Row(NamedTuple):
+    """A statement of the notes.
+
+    Kind: C command that must work, N numeric result, B behaviour or shape, D document, F flaw of the notes themselves;
+    several where a row is several things. Numeric results that need published weights and data sets stay targets.
+    """
+
+    number: int
+    kind: str
+    statement: str
+    proofs: tuple[str, ...] = ()
+    later: str = ""
+    note: str = ""
+
+
+ROWS = (
+    Row(1, "DF", "the original stops at torch 1.9, as later ones lack THC", ("README.md#Install",)),
+    Row(2, "C", "python setup.py build develop --user"),
+    Row(3, "C", "the list of packages to install"),
+    Row(4, "C", "the environment variable DATASET is a data root"),
+    Row(5, "C", "test_grounding_net.py on COCO with GLIP-T(A)", later=EVALUATION),
+    Row(6, "CF", "the same from another working directory", later=EVALUATION),
+    Row(7, "C", "the same on one GPU", later=EVALUATION),
+    Row(8, "C", "the same on eight GPUs through torch.distributed.launch", later=EVALUATION),
+    Row(9, "N", "GLIP-T(A) zero-shot COCO AP .429", later=EVALUATION),
+    Row(10, "B", "the COCO prompt: 80 names joined by '. ', 699 characters"),
+    Row(11, "B", "GLIP-T(A): Swin-T, FPN, BERT, and a tower without fusion"),
+    Row(12, "C", "a link DATASET/coco to the data, and a clear error without it"),
+    Row(13, "C", "COCO fine-tuning on eight GPUs", later=TRAINING),
+    Row(14, "C", "the same on sixteen GPUs", later=TRAINING),
+    Row(15, "CF", "a debug configuration for one GPU", later=TRAINING),
+    Row(
+        16,
+        "C",
+        "a command of a cluster's wrapper",
+        note="the wrapper is no part of the project; the command in it is row 5",
+    ),
+    Row(17, "C", "the tokenizer is fetched beforehand, or read from a folder"),
+    Row(18, "B", "the whole configuration, 453 entries, round-trips"),
+    Row(19, "B", "log lines about checkpointing and fusion when the model is built"),
+    Row(20, "B", "three parts: backbone, rpn, heads; rpn takes features and makes boxes and losses"),
+    Row(21, "B", "the text encoder returns aggregate, embedded, masks, hidden; text-fused bodies update only hidden"),
+    Row(22, "B", "Swin-T stage shapes of three 800x1216 images"),
+    Row(23, "B", "MHA-S is one-way (text to image), MHA-B two-way"),
+    Row(24, "B", "the ten outputs of the head and the shapes of its first level"),
+    Row(25, "B", "call signatures of the anchor generator and the loss evaluator with its seven losses"),
+    Row(26, "B", "call signature of the box selector"),
+    Row(27, "B", "the message for a missing annotation file, with the places searched"),
+    Row(28, "C", "links of annotations and pictures into DATASET/coco"),
+    Row(29, "F", "pictures of results", note="the pictures are not in the notes"),
+    Row(30, "D", "what GoldG is made of", later=DOCUMENTS),
+    Row(31, "CF", "LVIS minival on one process", later=EVALUATION),
+    Row(32, "C", "LVIS minival on four processes", later=EVALUATION),
+    Row(33, "B", "the first LVIS prompt: forty cleaned names"),
+    Row(
+        34,
+        "B",
+        "class scores come from the dot-product logits, averaged over the tokens of a class, any number of classes",
+    ),
+    Row(35, "C", "COCO with four images per batch", later=EVALUATION),
+    Row(36, "CF", "pre-training on two nodes; a grounding-only configuration", later=TRAINING),
+    Row(37, "D", "nnodes, node_rank, nproc_per_node, master_addr, master_port", ("README.md#Several GPUs",)),
+    Row(38, "B", "what a mixed-grounding sample looks like"),
+    Row(39, "B", "anchors per level of a 535x480 image: 4080, 1020, 255, 72, 20"),
+    Row(40, "B", "what target assignment returns"),
+    Row(41, "B", "the positive map of eight boxes: 8x256 with nine ones"),
+    Row(42, "B", "18134 anchors; those without a box have the last token column as target"),
+    Row(43, "B", "the class loss: focal, 80 columns, divided by the mean number of positives"),
+    Row(44, "B", "the token loss: masked binary focal loss, divided by the mean number of positives"),
+    Row(45, "B", "box loss: GIoU weighted by centerness; centerness loss: binary cross-entropy"),
+    Row(46, "D", "commits that the notes and this project refer to", ("README.md#The original",)),
+    Row(47, "C", "pip install -r requirements.txt, then python setup.py build develop"),
+    Row(48, "B", "COCO in the folder ./coco"),
+    Row(49, "C", "weights under pretrain/", later=TRAINING),
+    Row(50, "C", "four training scripts", later=TRAINING),
+    Row(51, "C", "parameters of those scripts", later=TRAINING),
+    Row(52, "B", "accuracy and throughput are printed after training", later=TRAINING),
+    Row(53, "N", "fine-tuning on COCO reaches 54.5 to 54.7", later=TRAINING),
+    Row(54, "N", "1.13 images per second on one device", later=TRAINING),
+    Row(55, "D", "change log of the port", later=DOCUMENTS),
+    Row(56, "DN", "figures of the paper", later=DOCUMENTS),
+    Row(57, "D", "description of the method", ("README.md#How it works",)),
+    Row(58, "N", "256 tokens; long prompts are split; LVIS with forty classes per prompt", later=EVALUATION),
+    Row(59, "N", "figures of the five models", later=DOCUMENTS),
+    Row(60, "D", "data of the five models", later=DOCUMENTS),
+    Row(61, "D", "numbers of phrases and pseudo boxes", later=DOCUMENTS),
+    Row(62, "D", "ODinW and ways of tuning", later=FINE_TUNING),
+    Row(63, "C", "a container image"),
+    Row(64, "C", "published checkpoints, and a BERT folder without editing code"),
+    Row(65, "CF", "configs/coco/val.yaml"),
+    Row(66, "N", "GLIP-T zero-shot COCO AP .466", later=EVALUATION),
+    Row(67, "B", "the token positions of the 80 COCO names"),
+    Row(68, "B", "text features (1, 256, 768), after projection (1, 256, 256)"),
+    Row(69, "B", "post-processing: threshold, centerness, top 1000, decode, NMS .6, 100"),
+    Row(
+        70,
+        "B",
+        "how many boxes each level of one image keeps",
+        note="the numbers depend on the weights; rows 69 and 84 hold",
+    ),
+    Row(71, "F", "two numbers of anchors mixed up", note="they come from different images"),
+    Row(72, "B", "boxes are decoded from deltas of centre and size"),
+    Row(73, "B", "arguments that a training data set is built with", later=TRAINING),
+    Row(74, "B", "coco_grounding_train is CocoGrounding on DATASET/coco", later=TRAINING),
+    Row(75, "B", "the 256 token ids of the COCO prompt"),
+    Row(76, "B", "embedded is masked, aggregate its mean, hidden unmasked"),
+    Row(77, "B", "targets of a COCO batch", later=TRAINING),
+    Row(78, "B", "one positive map is both class truth and word truth"),
+    Row(79, "C", "few-shot fine-tuning", later=FINE_TUNING),
+    Row(80, "CF", "triples of shots, epochs and copies", later=FINE_TUNING),
+    Row(81, "C", "prompt tuning", later=FINE_TUNING),
+    Row(82, "B", "what each way of tuning trains"),
+    Row(83, "B", "level and anchor shapes of a training batch; fusion leaves them as they are"),
+    Row(84, "B", "ATSS: nine nearest anchors, threshold mean + deviation, the best box wins"),
+    Row(85, "N", "losses of one step", note="plausibility only; tests compare with recorded losses"),
+    Row(86, "C", "headings of sections without content", later=DOCUMENTS),
+    Row(87, "B", "the demo: size, tokens, phrases, spans, threshold"),
+    Row(88, "B", "anchors of the first level"),
+    Row(89, "B", "anchors of the last level"),
+    Row(90, "B", "grid sizes; the anchor generator takes an ImageList or a tensor"),
+    Row(91, "B", "the printed module tree"),
+    Row(
+        92,
+        "D",
+        "places in the original's code",
+        note="they say where the original does what the specification describes",
+    ),
+    Row(93, "F", "the tail of a web page", note="unrelated to the project"),
+)
