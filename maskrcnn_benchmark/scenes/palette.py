@@ -28,10 +28,17 @@ _BLACK: RGB = (0, 0, 0)
 _INK: RGB = (24, 22, 30)
 
 
-def _color(name: str, body: RGB, *, texture: RGB = _WHITE, light: RGB = (250, 250, 250), dark: RGB = _INK) -> Color:
-    amount = 0.55 if texture == _WHITE else 0.27
-    shade = _mix(body, _WHITE, 0.25) if name == "black" else _mix(body, _BLACK, 0.25)
-    return Color(name, body, _mix(body, texture, amount), shade, dark, light)
+def _color(
+    name: str,
+    body: RGB,
+    *,
+    texture: tuple[RGB, float] = (_WHITE, 0.55),
+    shade: tuple[RGB, float] = (_BLACK, 0.25),
+    dark: RGB = _INK,
+    light: RGB = (250, 250, 250),
+) -> Color:
+    """texture and shade are given as what is mixed into the body colour, and how much of it."""
+    return Color(name, body, _mix(body, *texture), _mix(body, *shade), dark, light)
 
 
 COLORS: dict[str, Color] = {
@@ -39,16 +46,16 @@ COLORS: dict[str, Color] = {
     for color in (
         _color("red", (212, 30, 36)),
         _color("orange", (246, 128, 16)),
-        _color("yellow", (250, 220, 40), texture=_BLACK),
+        _color("yellow", (250, 220, 40), texture=(_BLACK, 0.27)),
         _color("green", (36, 150, 54)),
         _color("cyan", (40, 208, 216)),
         _color("blue", (36, 72, 214)),
         _color("purple", (128, 44, 176)),
         _color("pink", (250, 136, 192)),
         _color("brown", (122, 72, 32)),
-        _color("black", (34, 34, 38), dark=(205, 205, 205)),
-        _color("white", (246, 246, 246), texture=_BLACK, light=(178, 184, 196)),
-        _color("gray", (132, 134, 138)),
+        _color("black", (34, 34, 38), shade=(_WHITE, 0.25), dark=(205, 205, 205)),
+        _color("white", (246, 246, 246), texture=(_BLACK, 0.16), light=(178, 184, 196)),
+        _color("gray", (132, 134, 138), texture=(_BLACK, 0.27)),
     )
 }
 

@@ -21,10 +21,7 @@ _MIN_VISIBLE_FREE = 0.97
 class _Placed:
     wish: Wish
     rotation: float
-    left: int
-    top: int
-    width: int
-    height: int
+    bbox: tuple[int, int, int, int]  # x, y, w, h around the solid pixels inside the image
     total: int  # solid pixels as drawn
     visible: int  # solid pixels inside the image and not covered
 
@@ -79,8 +76,9 @@ class Composer:
                 dx, dy = rng.choice((-1, 1)) * reach, rng.uniform(-0.6, 0.6)
             else:
                 dx, dy = rng.uniform(-0.6, 0.6), rng.choice((-1, 1)) * reach
-            left = round(under.left + under.width / 2 + dx * (under.width + width) / 2 - width / 2)
-            top = round(under.top + under.height / 2 + dy * (under.height + height) / 2 - height / 2)
+            x, y, under_width, under_height = under.bbox
+            left = round(x + under_width / 2 + dx * (under_width + width) / 2 - width / 2)
+            top = round(y + under_height / 2 + dy * (under_height + height) / 2 - height / 2)
         elif mode == "frame":
             hidden = rng.uniform(0.12, 0.5)
             side = rng.integer(0, 3)
@@ -116,7 +114,14 @@ class Composer:
         for index in np.flatnonzero(covered):
             self._placed[index].visible -= int(covered[index])
         self._owner[place][solid] = len(self._placed)
-        self._placed.append(_Placed(wish, rotation, left, top, width, height, total, visible))
+        rows, columns = np.flatnonzero(solid.any(axis=1)), np.flatnonzero(solid.any(axis=0))
+        bbox = (
+            x0 + int(columns[0]),
+            y0 + int(rows[0]),
+            int(columns[-1] - columns[0]) + 1,
+            int(rows[-1] - rows[0]) + 1,
+        )
+        self._placed.append(_Placed(wish, rotation, bbox, total, visible))
         window = self.canvas[place]
         window *= 1.0 - sprite.alpha[part][:, :, None]
         window += sprite.rgb[part]
@@ -124,20 +129,15 @@ class Composer:
 
     def objects(self) -> list[SceneObject]:
         """The things painted so far, in the order they were painted."""
-        image_height, image_width = self._owner.shape
-        result = []
-        for item in self._placed:
-            x0, y0 = max(item.left, 0), max(item.top, 0)
-            x1, y1 = min(item.left + item.width, image_width), min(item.top + item.height, image_height)
-            result.append(
-                SceneObject(
-                    kind=item.wish.kind,
-                    color=item.wish.color,
-                    size_word=item.wish.size_word,
-                    texture=item.wish.texture,
-                    rotation=item.rotation,
-                    bbox=(x0, y0, x1 - x0, y1 - y0),
-                    visible_fraction=round(item.visible / item.total, 3),
-                )
+        return [
+            SceneObject(
+                kind=item.wish.kind,
+                color=item.wish.color,
+                size_word=item.wish.size_word,
+                texture=item.wish.texture,
+                rotation=item.rotation,
+                bbox=item.bbox,
+                visible_fraction=round(item.visible / item.total, 3),
             )
-        return result
+            for item in self._placed
+        ]

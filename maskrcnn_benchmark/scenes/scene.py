@@ -10,7 +10,7 @@ OCCLUDED_BELOW = 0.9
 
 @dataclass
 class SceneObject:
-    """One thing. bbox is (x, y, w, h) in pixels: all that was drawn of it inside the image, hidden parts included."""
+    """One thing. bbox is (x, y, w, h) in pixels: all that is drawn of it inside the image, hidden parts included."""
 
     kind: str
     color: str
