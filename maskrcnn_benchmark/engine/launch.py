@@ -1,0 +1,80 @@
+"""Start of a tool: which device this process uses, and its place among the processes of a launcher."""
+
+import argparse
+import builtins
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from maskrcnn_benchmark.utils import comm
+
+logger = logging.getLogger(__name__)
+
+LAUNCHER_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID")
+
+
+def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
+    """Accepts the rank in both spellings that launchers have used; torchrun sets an environment variable instead."""
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, default=None, metavar="N", help="set by launchers; leave it alone"
+    )
+
+
+def local_rank_of(argument: int | None) -> int:
+    """Rank on this machine: the argument if given, else what the launcher left in the environment, else 0."""
+    if argument is not None:
+        return argument
+    for variable in LAUNCHER_VARIABLES:
+        if os.environ.get(variable):
+            return int(os.environ[variable])
+    return 0
+
+
+def world_size_of_environment() -> int:
+    """Number of processes that the launcher started, 1 without one."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def choose_device(name: str, local_rank: int) -> torch.device:
+    """The device of this process for the configured name (MODEL.DEVICE); "cuda" without CUDA becomes the CPU.
+
+    Raises: ValueError when there are fewer devices than processes, or the device does not exist.
+    """
+    device = torch.device(name)
+    if device.type != "cuda":
+        return device
+    if not torch.cuda.is_available():
+        logger.warning("MODEL.DEVICE is %r but there is no CUDA device: running on the CPU", name)
+        return torch.device("cpu")
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ValueError(f"CUDA device {index} does not exist: this machine has {torch.cuda.device_count()}")
+    return torch.device("cuda", index)
+
+
+@contextmanager
+def process_group(device_name: str, local_rank_argument: int | None = None) -> Iterator[torch.device]:
+    """Joins the processes of a launcher, if there is one, for the time of the block; yields the device to use."""
+    device = choose_device(device_name, local_rank_of(local_rank_argument))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if world_size_of_environment() > 1:
+        comm.init_distributed()
+    try:
+        yield device
+    finally:
+        comm.destroy_distributed()
+
+
+def setup_for_distributed(is_master: bool) -> None:
+    """Silences print() of this process unless it is the master; print(..., force=True) always prints."""
+    builtin_print = builtins.print
+
+    def quiet_print(*args, force: bool = False, **kwargs) -> None:
+        if is_master or force:
+            builtin_print(*args, **kwargs)
+
+    builtins.print = quiet_print

@@ -1,0 +1,359 @@
+"""The training loop."""
+
+import contextlib
+import datetime
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
+from maskrcnn_benchmark.engine.progress import Progress
+from maskrcnn_benchmark.solver import (
+    ModelEma,
+    WarmupReduceLROnPlateau,
+    WeightDecaySchedule,
+    make_weight_decay_schedule,
+)
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer
+from maskrcnn_benchmark.utils.metric_logger import MetricLogger
+from maskrcnn_benchmark.utils.random_state import random_state, set_random_state
+from maskrcnn_benchmark.utils.weight_conversion import unwrap_model
+
+logger = logging.getLogger("maskrcnn_benchmark.trainer")
+
+REPORT_PERIOD = 20  # iterations
+MAX_SKIPPED_IN_A_ROW = 60  # iterations; a float16 loss scale that starts far too high recovers sooner
+AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+MODEL_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption")
+
+reduce_loss_dict = comm.reduce_dict  # historical name
+
+
+@dataclass(frozen=True)
+class TrainerOptions:
+    """How to train.
+
+    Args:
+        checkpoint_period: iterations between checkpoints.
+        amp_dtype: format of mixed precision, None for none; float16 comes with loss scaling.
+        ema_decay: of an averaged copy of the weights, 0 for none.
+        max_negative_share: a batch in which more pictures than this share have no box is left out, and so is one in
+            which no picture has any.
+        report_period: iterations between progress lines.
+        deadline: time.monotonic() at which to save and stop, None for never.
+        max_skipped_in_a_row: give up after that many steps in a row whose loss or gradient is not finite.
+    """
+
+    checkpoint_period: int
+    amp_dtype: torch.dtype | None = None
+    ema_decay: float = 0.0
+    max_negative_share: float = 0.1
+    report_period: int = REPORT_PERIOD
+    deadline: float | None = None
+    max_skipped_in_a_row: int = MAX_SKIPPED_IN_A_ROW
+
+    def __post_init__(self) -> None:
+        if self.checkpoint_period < 1:
+            raise ValueError(f"checkpoint_period={self.checkpoint_period} (SOLVER.CHECKPOINT_PERIOD): must be positive")
+
+
+def amp_dtype(cfg) -> torch.dtype | None:
+    """Format of mixed precision that the configuration asks for, None for none."""
+    if not cfg.SOLVER.USE_AMP:
+        return None
+    if cfg.SOLVER.AMP_DTYPE not in AMP_DTYPES:
+        raise ValueError(f"SOLVER.AMP_DTYPE={cfg.SOLVER.AMP_DTYPE!r}: known are {', '.join(AMP_DTYPES)}")
+    return AMP_DTYPES[cfg.SOLVER.AMP_DTYPE]
+
+
+def checkpoint_period_of(cfg, max_iter: int, checkpoint_period: int) -> int:
+    """The period in iterations. SOLVER.CHECKPOINT_PER_EPOCH, despite its name, counts epochs per checkpoint."""
+    if cfg.SOLVER.CHECKPOINT_PER_EPOCH != -1 and cfg.SOLVER.MAX_EPOCH >= 1:
+        return max(int(max_iter * cfg.SOLVER.CHECKPOINT_PER_EPOCH // cfg.SOLVER.MAX_EPOCH), 1)
+    return checkpoint_period
+
+
+def do_train(
+    cfg,
+    model: nn.Module,
+    data_loader,
+    optimizer: Optimizer,
+    scheduler,
+    checkpointer: Checkpointer,
+    device: torch.device | str,
+    checkpoint_period: int,
+    arguments: MutableMapping[str, Any],
+    val_data_loader=None,
+    meters: MetricLogger | None = None,
+    zero_shot: bool = False,
+    *,
+    deadline: float | None = None,
+) -> bool:
+    """Trains until iteration len(data_loader), or until `deadline`; returns whether the end was reached.
+
+    `arguments` comes from the checkpoint: `iteration` (iterations done), and where the run was resumed `scaler`,
+    `model_ema` and `random_state`. `val_data_loader` is measured at every checkpoint, `arguments["eval_result"]` holds
+    the outcome. `zero_shot` is part of the historical signature: nothing is trained.
+    """
+    if zero_shot:
+        return True
+    options = TrainerOptions(
+        checkpoint_period=checkpoint_period_of(cfg, len(data_loader), checkpoint_period),
+        amp_dtype=amp_dtype(cfg),
+        ema_decay=cfg.SOLVER.MODEL_EMA,
+        max_negative_share=cfg.SOLVER.MAX_NEG_PER_BATCH,
+        deadline=deadline,
+    )
+    trainer = Trainer(
+        model,
+        data_loader,
+        optimizer,
+        scheduler,
+        checkpointer,
+        torch.device(device),
+        options,
+        arguments,
+        meters,
+        None if val_data_loader is None else _validation(cfg, val_data_loader, device),
+        make_weight_decay_schedule(cfg, optimizer, scheduler, int(arguments.get("iteration", 0))),
+    )
+    return trainer.train()
+
+
+def _validation(cfg, data_loader, device) -> Callable[[nn.Module], float]:
+    from maskrcnn_benchmark.engine.inference import inference  # imports the evaluators
+
+    def evaluate(model: nn.Module) -> float:
+        result = inference(model, data_loader, "val", device=device, output_folder=None, cfg=cfg, verbose=False)
+        return float(comm.broadcast_object(result[0].results["bbox"]["AP"] if result else 0.0))
+
+    return evaluate
+
+
+def targets_on_device(targets: Sequence[BoxList], device: torch.device) -> list[BoxList]:
+    """The targets with the fields that a model may read, on its device; one transfer for all boxes, one per field."""
+    counts = [len(target) for target in targets]
+    boxes = torch.cat([target.bbox for target in targets]).to(device, non_blocking=True).split(counts)
+    moved = [BoxList(part, target.size, target.mode) for part, target in zip(boxes, targets, strict=True)]
+    for field in MODEL_FIELDS:
+        if not all(target.has_field(field) for target in targets):
+            continue
+        values = [target.get_field(field) for target in targets]
+        per_box = targets[0].is_per_box(field)
+        if isinstance(values[0], Tensor):
+            joined = torch.cat(values) if per_box else torch.stack(values)
+            joined = joined.to(device, non_blocking=True)
+            values = joined.split(counts) if per_box else joined.unbind()
+        for target, value in zip(moved, values, strict=True):
+            target.add_field(field, value, per_box=per_box)
+    return moved
+
+
+class Trainer:
+    """One training run.
+
+    Args:
+        model: called as model(images, targets, captions, positive_map, greenlight_map=...), returns a dict of losses.
+        data_loader: yields batches of BatchCollator; its length is the number of iterations of the whole run. If it has
+            a `batch_sampler` with `start_iter`, that is set to the iterations done, so that a resumed run goes on with
+            the data it would have seen; any other loader is started from its beginning.
+        arguments: see do_train; updated as training goes on and stored in every checkpoint.
+        meters: statistics of the progress line.
+        evaluate: measures the model at every checkpoint; the result is stored as `eval_result`, and told to a scheduler
+            that waits for a plateau.
+        weight_decay_schedule: changes the optimizer's weight decay on the way.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader,
+        optimizer: Optimizer,
+        scheduler,
+        checkpointer: Checkpointer,
+        device: torch.device,
+        options: TrainerOptions,
+        arguments: MutableMapping[str, Any] | None = None,
+        meters: MetricLogger | None = None,
+        evaluate: Callable[[nn.Module], float] | None = None,
+        weight_decay_schedule: WeightDecaySchedule | None = None,
+    ):
+        self.model = model
+        self.data_loader = data_loader
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.checkpointer = checkpointer
+        self.device = device
+        self.options = options
+        self.arguments = {"iteration": 0} if arguments is None else arguments
+        self.max_iter = len(data_loader)
+        self.iteration = int(self.arguments.get("iteration", 0))
+        self.step = GuardedStep(optimizer, device, use_loss_scale=options.amp_dtype is torch.float16)
+        self.monitor = StepMonitor(options.max_skipped_in_a_row)
+        self.ema = ModelEma(model, decay=options.ema_decay) if options.ema_decay > 0 else None
+        self.progress = Progress(meters or MetricLogger(delimiter="  "), self.iteration, self.max_iter, device)
+        self.evaluate = evaluate
+        self.weight_decay_schedule = weight_decay_schedule
+        self._restore()
+
+    def train(self) -> bool:
+        """Runs to the end or to the deadline; returns whether the end was reached."""
+        if self.iteration >= self.max_iter:
+            logger.info("Nothing to train: iteration %d of %d is done", self.iteration, self.max_iter)
+            return True
+        logger.info("Start training at iteration %d of %d", self.iteration, self.max_iter)
+        started, first_iteration = time.monotonic(), self.iteration
+        self.model.train()
+        self.progress.restart_clock()
+        is_finished = True
+        for batch, data_seconds in self._batches():
+            self._train_batch(batch, data_seconds)
+            is_last = self.iteration == self.max_iter
+            if self.iteration % self.options.report_period == 0 or is_last:
+                self._report()
+            if self._is_past_deadline():
+                is_finished = is_last
+                break
+            if self.iteration % self.options.checkpoint_period == 0 and not is_last:
+                self._measure()
+                self._save(f"model_{self.iteration:07d}")
+        if is_finished:
+            self._measure()
+        self._save("model_final" if is_finished else f"model_{self.iteration:07d}")
+        seconds = time.monotonic() - started
+        logger.info(
+            "%s training time: %s (%.4f s / it)",
+            "Total" if is_finished else f"Stopped at iteration {self.iteration} of {self.max_iter};",
+            datetime.timedelta(seconds=int(seconds)),
+            seconds / max(self.iteration - first_iteration, 1),
+        )
+        return is_finished
+
+    def _batches(self) -> Iterator[tuple[tuple, float]]:
+        """The batches that are left, each with the seconds it was waited for."""
+        sampler = getattr(self.data_loader, "batch_sampler", None)
+        if isinstance(getattr(sampler, "start_iter", None), int):
+            sampler.start_iter = self.iteration
+        iterator = iter(self.data_loader)
+        while self.iteration < self.max_iter:
+            asked = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                raise RuntimeError(
+                    f"the loader ended after iteration {self.iteration}; its length promises {self.max_iter}"
+                ) from None
+            yield batch, time.monotonic() - asked
+
+    def _train_batch(self, batch: Sequence[Any], data_seconds: float) -> None:
+        images, targets, _, positive_map, _, greenlight_map = batch
+        self.iteration += 1
+        self.arguments["iteration"] = self.iteration
+        if self._has_too_few_boxes(targets):
+            return
+        images = images.to(self.device, non_blocking=True)
+        captions = [target.get_field("caption") for target in targets if target.has_field("caption")]
+        targets = targets_on_device(targets, self.device)
+        with self._autocast():
+            if captions:
+                positive_map, greenlight_map = self._to_device(positive_map), self._to_device(greenlight_map)
+                losses = self.model(images, targets, captions, positive_map, greenlight_map=greenlight_map)
+            else:
+                losses = self.model(images, targets)
+            total = torch.stack([loss.float() for loss in losses.values()]).sum()
+        is_skipped = self.step(total)
+        self.scheduler.step()
+        if self.weight_decay_schedule is not None:
+            self.weight_decay_schedule.step(self.iteration)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.monitor.update(self.iteration, losses, is_skipped)
+        self.progress.update(losses, len(targets), data_seconds)
+
+    def _has_too_few_boxes(self, targets: Sequence[BoxList]) -> bool:
+        """Whether to leave the batch out; decided on all pictures of all processes, so that they stay in step."""
+        counts = torch.tensor([sum(len(target) == 0 for target in targets), len(targets)])
+        empty, pictures = comm.reduce_sum(counts).tolist()
+        if empty < pictures and empty <= self.options.max_negative_share * pictures:
+            return False
+        logger.warning(
+            "Iteration %d: %d of %d pictures have no boxes (SOLVER.MAX_NEG_PER_BATCH %g), batch left out",
+            self.iteration,
+            empty,
+            pictures,
+            self.options.max_negative_share,
+        )
+        return True
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.options.amp_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.options.amp_dtype)
+
+    def _to_device(self, tensor: Tensor | None) -> Tensor | None:
+        return None if tensor is None else tensor.to(self.device, non_blocking=True)
+
+    def _report(self) -> None:
+        group = self.optimizer.param_groups[0]
+        self.progress.report(self.iteration, group["lr"], group["weight_decay"])
+        message = self.monitor.check()
+        if message:
+            logger.error("%s", message)
+
+    def _is_past_deadline(self) -> bool:
+        """Asked at every iteration of a single process, and at reports of several, who follow rank 0."""
+        if self.options.deadline is None:
+            return False
+        is_past = time.monotonic() >= self.options.deadline
+        if comm.get_world_size() == 1:
+            return is_past
+        return self.iteration % self.options.report_period == 0 and bool(comm.broadcast_object(is_past))
+
+    def _save(self, name: str) -> None:
+        states = comm.all_gather(random_state())
+        extra = {"scaler": self.step.state_dict(), "random_state": states}
+        if self.ema is not None:
+            extra["model_ema"] = self.ema.state_dict()
+        self.checkpointer.save(name, **{**self.arguments, **extra})
+        self.progress.restart_clock()
+
+    def _measure(self) -> None:
+        """Validation result of the current weights; random states are as if nothing had been measured."""
+        if self.evaluate is None:
+            return
+        state = random_state()
+        self.model.eval()
+        with torch.no_grad():
+            result = self.evaluate(unwrap_model(self.model))
+        self.model.train()
+        set_random_state(state)
+        self.arguments["eval_result"] = result
+        if isinstance(self.scheduler, WarmupReduceLROnPlateau):
+            self.scheduler.step(result)
+        logger.info("Validation at iteration %d: %.4f", self.iteration, result)
+
+    def _restore(self) -> None:
+        """Takes scaler, averaged weights and random states of a checkpoint out of the arguments."""
+        self.step.load_state_dict(self.arguments.pop("scaler", {}))
+        averaged: Mapping[str, Tensor] | None = self.arguments.pop("model_ema", None)
+        if self.ema is not None and averaged is not None:
+            self.ema.load_state_dict(averaged)
+        states = self.arguments.pop("random_state", None)
+        if states is None:
+            return
+        if len(states) != comm.get_world_size():
+            logger.warning(
+                "The checkpoint is of %d processes, this run has %d: random states are not restored",
+                len(states),
+                comm.get_world_size(),
+            )
+            return
+        set_random_state(states[comm.get_rank()])

@@ -1,0 +1,177 @@
+"""The training loop: it learns, resumes exactly, survives bad values, and stops when told to."""
+
+import logging
+import time
+
+import pytest
+import torch
+from toy_training import CAPTIONS, toy_loader, toy_trainer
+
+from maskrcnn_benchmark.engine.guarded_step import LossNotFinite
+from maskrcnn_benchmark.engine.trainer import TrainerOptions, targets_on_device
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.weight_files import read_checkpoint
+
+
+def weights(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_equal_weights(one, other):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_learns_and_saves_the_end(tmp_path, caplog):
+    caplog.set_level(logging.INFO, "maskrcnn_benchmark.trainer")
+    trainer = toy_trainer(tmp_path, 120, learning_rate=0.02)
+    assert trainer.train()
+    assert trainer.progress.meters.loss.avg < 0.2, "it starts at 0.5"
+    assert (tmp_path / "model_final.pth").is_file() and (tmp_path / "last_checkpoint").is_file()
+    line = next(record.message for record in caplog.records if "iter: 120" in record.message)
+    for word in ("eta: 0:00:00", "loss: ", "loss_reg: ", "lr: ", "wd: ", "max mem: 0", "images/s: "):
+        assert word in line
+
+
+def test_model_gets_captions_and_maps(tmp_path):
+    trainer = toy_trainer(tmp_path, 1)
+    trainer.train()
+    assert trainer.model.seen == [(list(CAPTIONS), (2, 256), (2, 256))]
+
+
+@pytest.mark.parametrize("options", [{}, {"ema_decay": 0.9}, {"amp_dtype": torch.bfloat16}])
+def test_resume_equals_no_stop(tmp_path, options):
+    whole = toy_trainer(tmp_path / "whole", 20, **options)
+    whole.train()
+
+    toy_trainer(tmp_path / "parts", 20, checkpoint_period=7, **options).train()
+    (tmp_path / "parts" / "last_checkpoint").write_text("model_0000007.pth")
+    rest = toy_trainer(tmp_path / "parts", 20, resume=True, **options)
+    assert rest.iteration == 7
+    rest.train()
+
+    assert_equal_weights(weights(whole), weights(rest))
+    if whole.ema is not None:
+        assert_equal_weights(whole.ema.state_dict(), rest.ema.state_dict())
+    one, other = (read_checkpoint(tmp_path / part / "model_final.pth") for part in ("whole", "parts"))
+    assert one["scheduler"] == other["scheduler"] and one["iteration"] == other["iteration"] == 20
+    assert torch.equal(one["random_state"][0]["torch"], other["random_state"][0]["torch"])
+    assert list(whole.progress.meters.loss.deque)[-10:] == list(rest.progress.meters.loss.deque)[-10:]
+
+
+def test_resume_with_workers_equals_resume_without(tmp_path):
+    alone = toy_trainer(tmp_path / "a", 6)
+    alone.train()
+    helped = toy_trainer(tmp_path / "b", 6, loader=toy_loader(6, workers=2))
+    helped.train()
+    assert_equal_weights(weights(alone), weights(helped))
+
+
+def test_finished_run_does_nothing(tmp_path):
+    toy_trainer(tmp_path, 3).train()
+    again = toy_trainer(tmp_path, 3, resume=True)
+    before = weights(again)
+    assert again.train()
+    assert again.model.calls == 0
+    assert_equal_weights(before, weights(again))
+
+
+def test_deadline_saves_and_a_second_run_goes_on(tmp_path):
+    trainer = toy_trainer(tmp_path, 10, deadline=time.monotonic())
+    assert not trainer.train()
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    rest = toy_trainer(tmp_path, 10, resume=True)
+    assert rest.train() and rest.model.calls == 9
+    whole = toy_trainer(tmp_path / "whole", 10)
+    whole.train()
+    assert_equal_weights(weights(whole), weights(rest))
+
+
+@pytest.mark.parametrize("kind", ["nan", "inf"])
+@pytest.mark.parametrize("amp_dtype", [None, torch.float16])
+def test_bad_loss_leaves_the_weights_alone(tmp_path, caplog, kind, amp_dtype):
+    before = weights(toy_trainer(tmp_path, 1))
+    trainer = toy_trainer(tmp_path, 1, bad_steps=(1,), kind=kind, amp_dtype=amp_dtype)
+    with caplog.at_level(logging.ERROR):
+        trainer.train()
+    assert_equal_weights(before, weights(trainer))
+    assert trainer.monitor.skipped == 1
+    assert "step skipped 1 times, last at iteration 1 (loss_reg " + kind in caplog.text
+
+
+def test_training_goes_on_after_a_bad_loss(tmp_path):
+    trainer = toy_trainer(tmp_path, 60, bad_steps=(3, 4), learning_rate=0.02)
+    assert trainer.train()
+    assert trainer.monitor.skipped == 2
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+    assert trainer.progress.meters.loss.avg < 0.5
+
+
+def test_gives_up_after_too_many_bad_losses(tmp_path):
+    trainer = toy_trainer(tmp_path, 20, bad_steps=tuple(range(4, 21)), max_skipped_in_a_row=5)
+    with pytest.raises(LossNotFinite, match="giving up after 7 in a row"):
+        trainer.train()
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+
+
+def test_batches_with_too_few_boxes_are_left_out(tmp_path, caplog):
+    trainer = toy_trainer(tmp_path, 4, empty=(2, 4, 5), max_negative_share=0.1)
+    trainer.train()
+    assert trainer.model.calls == 2 and trainer.iteration == 4
+    assert "Iteration 2: 1 of 2 pictures have no boxes" in caplog.text
+    trainer = toy_trainer(tmp_path, 4, empty=(2, 4, 5), max_negative_share=1.0)
+    trainer.train()
+    assert trainer.model.calls == 3, "a batch without any box is always left out"
+
+
+def test_last_batch_left_out_still_ends_the_run(tmp_path):
+    trainer = toy_trainer(tmp_path, 4, empty=(6, 7))
+    assert trainer.train() and (tmp_path / "model_final.pth").is_file()
+
+
+def test_validation_is_stored_and_changes_nothing(tmp_path):
+    plain = toy_trainer(tmp_path / "plain", 4)
+    plain.train()
+    measured = toy_trainer(tmp_path / "measured", 4, checkpoint_period=2)
+    modes = []
+
+    def evaluate(model) -> float:
+        modes.append(model.training)
+        torch.rand(5)
+        return 0.25
+
+    measured.evaluate = evaluate
+    measured.train()
+    assert modes == [False, False]
+    assert read_checkpoint(tmp_path / "measured" / "model_final.pth")["eval_result"] == 0.25
+    assert_equal_weights(weights(plain), weights(measured))
+
+
+def test_loader_that_ends_early_is_an_error(tmp_path):
+    trainer = toy_trainer(tmp_path, 3)
+    trainer.max_iter = 5
+    with pytest.raises(RuntimeError, match="ended after iteration 3; its length promises 5"):
+        trainer.train()
+
+
+def test_checkpoint_period_must_be_positive():
+    with pytest.raises(ValueError, match="SOLVER.CHECKPOINT_PERIOD"):
+        TrainerOptions(checkpoint_period=0)
+
+
+def test_targets_on_device_keep_their_parts():
+    targets = []
+    for count in (2, 0, 1):
+        target = BoxList(torch.rand(count, 4), (10, 10))
+        target.add_field("labels", torch.arange(count))
+        target.add_field("positive_map_for_od_labels", torch.full((256,), float(count)), per_box=False)
+        target.add_field("tokens_positive", [[(0, 1)]] * count)
+        target.add_field("unread", torch.zeros(count))
+        targets.append(target)
+    for target, moved in zip(targets, targets_on_device(targets, torch.device("cpu")), strict=True):
+        assert torch.equal(target.bbox, moved.bbox) and moved.size == target.size
+        assert torch.equal(target.get_field("labels"), moved.get_field("labels"))
+        assert moved.get_field("positive_map_for_od_labels")[0] == len(target)
+        assert moved.get_field("tokens_positive") == target.get_field("tokens_positive")
+        assert "unread" not in moved.fields()
