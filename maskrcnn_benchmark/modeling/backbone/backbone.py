@@ -1,5 +1,6 @@
 """Builds body and pyramid from the configuration and joins them."""
 
+import logging
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ from maskrcnn_benchmark.modeling.registry import BACKBONES
 from .fpn import FPN, LastLevelMaxPool, LastLevelP6P7
 from .swin import SwinTransformer
 from .swin_vl import SwinTextTransformer
+
+logger = logging.getLogger(__name__)
 
 SWIN_VERSIONS = ("v1", "v2", "vl", "v2_vl")
 
@@ -60,6 +63,7 @@ def build_swin_body(cfg) -> SwinTransformer:
     swin, backbone = cfg.MODEL.SWINT, cfg.MODEL.BACKBONE
     if swin.VERSION not in SWIN_VERSIONS:
         raise ValueError(f"MODEL.SWINT.VERSION={swin.VERSION!r} is unknown; known are {', '.join(SWIN_VERSIONS)}")
+    logger.info("VISION BACKBONE USE GRADIENT CHECKPOINTING:  %s", backbone.USE_CHECKPOINT)
     is_v2 = swin.VERSION.startswith("v2")
     kwargs = {
         "embed_dim": swin.EMBED_DIM,

@@ -101,6 +101,7 @@ class BertEncoder(nn.Module):
         from transformers import BertModel, RobertaModel
 
         language = cfg.MODEL.LANGUAGE_BACKBONE
+        logger.info("LANGUAGE BACKBONE USE GRADIENT CHECKPOINTING:  %s", language.USE_CHECKPOINT)
         config = load_text_config(language.MODEL_TYPE)
         model_class = RobertaModel if config.model_type == "roberta" else BertModel
         model = _load_pretrained(model_class, language.MODEL_TYPE, config)
