@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from yacs.config import CfgNode
 
+from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.model_zoo import resolve_weights
+from maskrcnn_benchmark.utils.model_zoo import CATALOG_SCHEME, resolve_weights
 from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
 from maskrcnn_benchmark.utils.weight_files import atomic_path, read_checkpoint, select_state_dict
 
@@ -93,13 +95,25 @@ class Checkpointer:
         if not f:
             self.logger.info("No checkpoint found. The model keeps its initial weights")
             return {}
+        if resume and not skip_optimizer:
+            return self.resume(f, keyword, strict=strict, trust=trust)
+        self._load_model(f, keyword, strict, trust)
+        return {}
+
+    def resume(
+        self, f: str | os.PathLike[str], keyword: str = "model", *, strict: bool = True, trust: bool = False
+    ) -> dict[str, Any]:
+        """Restore model, optimizer and scheduler from checkpoint ``f``, whatever ``save_dir`` has; return the rest."""
+        checkpoint = self._load_model(f, keyword, strict, trust)
+        self._restore(checkpoint)
+        return {key: value for key, value in checkpoint.items() if key not in ("model", "optimizer", "scheduler")}
+
+    def _load_model(self, f: str | os.PathLike[str], keyword: str, strict: bool, trust: bool) -> Any:
+        """Give the model the weights of ``f``; return everything that the file holds."""
         checkpoint = self._load_file(f, trust=trust)
         stored = select_state_dict(checkpoint, keyword, str(f))
         load_stored_weights(self.model, stored, source=str(f), strict=strict)
-        if not resume or skip_optimizer:
-            return {}
-        self._restore(checkpoint)
-        return {key: value for key, value in checkpoint.items() if key not in ("model", "optimizer", "scheduler")}
+        return checkpoint
 
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
         """Give optimizer and scheduler their stored states, as far as both the state and the object exist."""
@@ -135,12 +149,12 @@ class Checkpointer:
 class DetectronCheckpointer(Checkpointer):
     """Also finds weights by published name, address, ``catalog://`` name, or the path of a tag file.
 
-    ``cfg`` is part of the historical signature; nothing is read from it.
+    Of ``cfg``, only the path of the catalog is read.
     """
 
     def __init__(
         self,
-        cfg: Any,
+        cfg: CfgNode,
         model: nn.Module,
         optimizer: Optimizer | None = None,
         scheduler: Any = None,
@@ -149,11 +163,14 @@ class DetectronCheckpointer(Checkpointer):
         logger: logging.Logger | None = None,
     ) -> None:
         super().__init__(model, optimizer, scheduler, save_dir, save_to_disk, logger)
+        self.paths_catalog: str = cfg.PATHS_CATALOG
 
     def _load_file(self, f: str | os.PathLike[str], *, trust: bool) -> Any:
         path = Path(f)
         if path.name == TAG_FILE and path.is_file():
             return read_checkpoint(read_tag(path), trust=trust)
+        if str(f).startswith(CATALOG_SCHEME):
+            f = load_catalog(self.paths_catalog).ModelCatalog.get(str(f).removeprefix(CATALOG_SCHEME))
         return read_checkpoint(resolve_weights(f), trust=trust)
 
 

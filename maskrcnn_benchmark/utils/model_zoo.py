@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote, urlparse
 
+from maskrcnn_benchmark.config.paths_catalog import ModelCatalog
 from maskrcnn_benchmark.utils.download import DownloadError, download, is_offline
 
 __all__ = [
+    "CATALOG_SCHEME",
     "PUBLISHED",
     "DownloadError",
     "PublishedFile",
@@ -23,6 +25,8 @@ __all__ = [
     "is_offline",
     "resolve_weights",
 ]
+
+CATALOG_SCHEME = "catalog://"
 
 
 class PublishedFile(NamedTuple):
@@ -70,17 +74,15 @@ def resolve_weights(name_or_path: str | os.PathLike[str], *, progress: bool = Tr
 
     Args:
         name_or_path: an existing file or folder, a name of `PUBLISHED` (with or without ``.pth``), an http(s) address,
-            or ``catalog://`` followed by a name of the model catalog.
+            or ``catalog://`` followed by a name of `ModelCatalog`.
     Raises: FileNotFoundError listing the published names; DownloadError.
     """
     path = Path(name_or_path).expanduser()
     if path.exists():
         return path
     text = str(name_or_path)
-    if text.startswith("catalog://"):
-        from maskrcnn_benchmark.config.paths_catalog import ModelCatalog
-
-        return resolve_weights(ModelCatalog.get(text.removeprefix("catalog://")), progress=progress)
+    if text.startswith(CATALOG_SCHEME):
+        return resolve_weights(ModelCatalog.get(text.removeprefix(CATALOG_SCHEME)), progress=progress)
     if text.startswith(("http://", "https://")):
         return Path(cache_url(text, str(cache_dir()), progress=progress))
     name = text.removesuffix(".pth")

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from yacs.config import CfgNode
 
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpointer
 from maskrcnn_benchmark.utils.weight_files import CheckpointError
@@ -148,7 +149,11 @@ def test_detectron_checkpointer_reads_tags_names_and_paths(tmp_path, monkeypatch
     trained = create_model()
     Checkpointer(trained, save_dir=tmp_path / "run").save("m")
     Checkpointer(trained, save_dir=tmp_path / "cache").save("glip_large_model")
-    for source in (tmp_path / "run" / "last_checkpoint", tmp_path / "run" / "m.pth", "glip_large_model"):
+    catalog = tmp_path / "catalog.py"
+    catalog.write_text("class ModelCatalog:\n    get = {'mine': 'glip_large_model'}.__getitem__\n")
+    cfg = CfgNode({"PATHS_CATALOG": str(catalog)})
+    run = tmp_path / "run"
+    for source in (run / "last_checkpoint", run / "m.pth", "glip_large_model", "catalog://mine"):
         fresh = create_model()
-        DetectronCheckpointer(None, fresh).load(str(source))
+        DetectronCheckpointer(cfg, fresh).load(str(source))
         assert parameters_equal(trained, fresh), source

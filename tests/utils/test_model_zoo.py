@@ -301,6 +301,15 @@ def test_existing_paths_and_addresses(server, tmp_path):
     assert (tmp_path / "cache" / "w.pth").is_file()
 
 
+def test_catalog_names(tmp_path):
+    weights = cache_dir() / "glip_large_model.pth"
+    weights.parent.mkdir()
+    weights.write_bytes(b"x")
+    assert resolve_weights("catalog://GLIP-L") == weights
+    with pytest.raises(ValueError, match="unknown weights catalog://GLIP-XL; known: .*GLIP-L"):
+        resolve_weights("catalog://GLIP-XL")
+
+
 def test_unknown_names():
     with pytest.raises(FileNotFoundError, match="neither an existing file nor .*Did you mean 'glip_large_model'"):
         resolve_weights("glip_larg_model")
