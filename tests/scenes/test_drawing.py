@@ -53,7 +53,7 @@ def share_near(pixels: np.ndarray, color: tuple[float, float, float]) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("texture", TEXTURES)
 def test_own_colour_dominates(kind, texture):
-    """In every colour a thing is over 40 % body (the rest is outline and accents), and the texture is not most of that."""
+    """In every colour a thing is over 40 % body (else outline and accents), and the texture is not most of that."""
     for name, look in COLORS.items():
         drawn = sprite(kind, name, texture=texture, size=64.0)
         pixels = (drawn.rgb / drawn.alpha[:, :, None].clip(1e-6))[drawn.solid]
