@@ -16,6 +16,11 @@ class AddedKey(NamedTuple):
 
 ADDED_KEYS: tuple[AddedKey, ...] = (
     AddedKey(
+        "AUGMENT.FLIP_CAPTION_AWARE",
+        False,
+        "Exchange the words left and right in the captions of grounding data when a picture is mirrored in training.",
+    ),
+    AddedKey(
         "MODEL.DYHEAD.FUSE_CONFIG.FUSE_EMBED_DIM",
         2048,
         "Width of the bi-attention's inner space, all heads together; the published models have 2048.",
