@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.layers import SigmoidFocalLoss, TokenSigmoidFocalLoss
 from maskrcnn_benchmark.modeling.assigners.atss import atss_assign
-from maskrcnn_benchmark.modeling.losses.centerness import centerness_loss, centerness_targets
+from maskrcnn_benchmark.modeling.losses.centerness import centerness_targets
 from maskrcnn_benchmark.modeling.losses.contrastive import contrastive_align_loss
 from maskrcnn_benchmark.modeling.losses.iou import giou_loss
 from maskrcnn_benchmark.modeling.losses.shallow_contrastive import (
@@ -24,7 +25,6 @@ from maskrcnn_benchmark.modeling.losses.shallow_contrastive import (
 from maskrcnn_benchmark.modeling.rpn.inference import locations_first
 from maskrcnn_benchmark.modeling.rpn.span_tokens import SpanTokens
 from maskrcnn_benchmark.ops.roi_align import roi_align
-from maskrcnn_benchmark.ops.sigmoid_focal_loss import sigmoid_focal_loss, token_sigmoid_focal_loss
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.comm import get_world_size, reduce_sum
@@ -132,8 +132,9 @@ class ATSSLossComputation(nn.Module):
         super().__init__()
         self.box_coder = box_coder
         self.weights = weights or LossWeights()
-        self.gamma, self.alpha = gamma, alpha
-        self.token_gamma, self.token_alpha = token_gamma, token_alpha
+        self.cls_loss_func = SigmoidFocalLoss(gamma, alpha)
+        self.centerness_loss_func = nn.BCEWithLogitsLoss(reduction="sum")
+        self.token_loss_func = TokenSigmoidFocalLoss(token_alpha, token_gamma)
         self.topk = topk
         self.use_classification = use_classification
         self.no_object_on_last_token = no_object_on_last_token
@@ -221,7 +222,7 @@ class ATSSLossComputation(nn.Module):
             return ATSSLosses(
                 cls=loss_cls,
                 reg=weights.reg * giou_loss(predicted, boxes, weight) / sum_weights,
-                centerness=centerness_loss(center_logits, weight) / num_positives,
+                centerness=self.centerness_loss_func(center_logits, weight) / num_positives,
                 token=_times(weights.token, token),
                 contrastive_align=_times(weights.contrastive_align, contrastive),
                 dot_product_token=_times(weights.dot_product_token, dot_product),
@@ -268,13 +269,13 @@ class ATSSLossComputation(nn.Module):
         if box_cls is None:
             raise ValueError("the classification loss needs class logits, and the head gave none")
         logits = _cat_levels(box_cls, sizes).flatten(0, 1)
-        return sigmoid_focal_loss(logits, labels.flatten(), self.gamma, self.alpha).sum()
+        return self.cls_loss_func(logits, labels.flatten())
 
     def _token_loss(
         self, logits: Tensor, assigned: Targets, positive_map: Tensor | None, text_masks: Tensor | None
     ) -> Tensor:
         targets = self.token_targets(assigned, positive_map, logits.shape[-1])
-        return token_sigmoid_focal_loss(logits, targets, text_masks, self.token_alpha, self.token_gamma)
+        return self.token_loss_func(logits, targets, text_masks)
 
     def _phrase_pairs(
         self, assigned: Targets, captions: Sequence[str] | None, targets: Sequence[BoxList], num_tokens: int
