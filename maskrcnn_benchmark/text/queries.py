@@ -1,6 +1,6 @@
 """The historical functions that make captions and maps from a configuration, for code written against their names.
 
-New code calls `build_prompts`, `create_positive_map` and `find_noun_phrases` of this package.
+`maskrcnn_benchmark.engine.inference` passes them on; new code calls `build_prompts`.
 """
 
 from __future__ import annotations
@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import yaml
-from torch import Tensor
 
-from maskrcnn_benchmark.text import noun_phrases
 from maskrcnn_benchmark.text.class_names import clean_name
-from maskrcnn_benchmark.text.noun_phrases import remove_punctuation
-from maskrcnn_benchmark.text.positive_map import create_positive_map, label_to_tokens, token_positions
+from maskrcnn_benchmark.text.positive_map import token_positions
 from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
 from maskrcnn_benchmark.text.spans import CharToToken
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
@@ -26,12 +23,8 @@ if TYPE_CHECKING:
 __all__ = [
     "clean_name",
     "create_positive_dict",
-    "create_positive_map",
-    "create_positive_map_label_to_token_from_positive_map",
     "create_queries_and_maps",
     "create_queries_and_maps_from_dataset",
-    "find_noun_phrases",
-    "remove_punctuation",
 ]
 
 
@@ -136,13 +129,3 @@ def create_positive_dict(
             label_to_token[label] = positions
     token_to_label = {position: label for label, positions in label_to_token.items() for position in positions}
     return token_to_label, label_to_token
-
-
-def create_positive_map_label_to_token_from_positive_map(positive_map: Tensor, plus: int = 0) -> dict[int, list[int]]:
-    """{row + plus: positions of the row's non-zero columns}."""
-    return label_to_tokens(positive_map, plus)
-
-
-def find_noun_phrases(caption: str) -> list[str]:
-    """Words of every noun phrase of the caption, lower-cased; `noun_phrases.find_noun_phrases` tells their places."""
-    return [phrase.text for phrase in noun_phrases.find_noun_phrases(caption)]

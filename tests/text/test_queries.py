@@ -2,8 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from maskrcnn_benchmark.text import noun_phrases, queries
-from maskrcnn_benchmark.text.pos_rules import tag_words
+from maskrcnn_benchmark.text import queries
 
 
 def config(tokenizer_folder, chunk=-1, **datasets):
@@ -92,12 +91,3 @@ def test_positive_dict(bert_tokenizer):
     tokens, labels = queries.create_positive_dict(encoding, [(0, 3), (5, 18), (20, 21)], [7, 9, 11])
     assert tokens == {1: 7, 3: 9, 4: 9}
     assert labels == {7: [1], 9: [3, 4]}
-
-
-def test_names_of_the_demo(bert_tokenizer, monkeypatch):
-    monkeypatch.setattr(noun_phrases, "_default_tagger", lambda: tag_words)
-    assert queries.find_noun_phrases("The dog near a Car") == ["the dog", "a car"]
-    assert queries.remove_punctuation("(dog)!") == "dog"
-    rows = queries.create_positive_map(bert_tokenizer("a red cup"), [[(0, 5)], []])
-    assert queries.create_positive_map_label_to_token_from_positive_map(rows) == {0: [1, 2], 1: []}
-    assert queries.create_positive_map_label_to_token_from_positive_map(rows, plus=1) == {1: [1, 2], 2: []}
