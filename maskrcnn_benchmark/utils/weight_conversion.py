@@ -59,18 +59,25 @@ COMPUTED = (
     KeyRule(r"embeddings\.(position_ids|token_type_ids)$", "a range or zeros, stored by older transformers"),
 )
 
-# Parts that serve training only, or start as the identity: a file may lack them, or have them without a place to go.
+# Parts that predictions do not need: a file may lack them, or have them without a place to go.
 OPTIONAL = (
     KeyRule(r"(^|\.)pooler\.", "the text pooler is never used"),
     KeyRule(r"^rpn\.head\.mlm_head\.", "masked-word training head"),
     KeyRule(r"^rpn\.loss_evaluator\.", "projections of the shallow contrastive loss"),
-    KeyRule(r"^rpn\.tunable_linear\.", "prompt-tuning offsets, zero until tuned"),
 )
 
 # Their size follows the closed-set class list, which grounding replaces by words: another size keeps the initial value.
 RESIZED_BY_CLASSES = (KeyRule(r"^rpn\.head\.cls_logits\.", "sized by the class list"),)
 
-DETECTOR = Family("detector", "")  # a file with the model's own names
+DETECTOR = Family(  # a file with the model's own names
+    "detector",
+    "",
+    surplus=(
+        KeyRule(r"^rpn\.head\.token_logits\.", "head of a loss that the configuration leaves out"),
+        KeyRule(r"^rpn\.head\.contrastive_align_projection_", "head of a loss that the configuration leaves out"),
+    ),
+    absent=(KeyRule(r"^rpn\.tunable_linear\.", "prompt-tuning offsets, zero until tuned"),),
+)
 FAMILIES = (
     Family(
         "ImageNet Swin Transformer",
@@ -126,8 +133,13 @@ class LoadReport:
     problems: list[str] = field(default_factory=list)
 
     def summary(self) -> str:
-        """One line with the counts, and examples of each problem."""
-        parts = [f"{self.source}: {len(self.loaded)} loaded"]
+        """One line with all counts, and examples of what was not simply loaded."""
+        return f"{self.source}: {len(self.loaded)} loaded{self.differences()}"
+
+    def differences(self) -> str:
+        """The counts and examples alone, each after a semicolon; problems come before excused differences."""
+        problems = set(self.problems)
+        parts = []
         for title, names in (
             ("resized", self.resized),
             ("missing", self.missing),
@@ -135,9 +147,9 @@ class LoadReport:
             ("of another shape", [str(mismatch) for mismatch in self.mismatched]),
         ):
             if names:
-                examples = [name for name in names if name in set(self.problems)] or names
-                parts.append(f"{len(names)} {title}, e.g. {', '.join(examples[:3])}")
-        return "; ".join(parts)
+                examples = [name for name in names if name in problems] or names
+                parts.append(f"; {len(names)} {title}, e.g. {', '.join(examples[:3])}")
+        return "".join(parts)
 
 
 def load_weights(
@@ -260,8 +272,8 @@ def _judge(report: LoadReport, num_wanted: int, num_stored: int, model_name: str
     if strict or not fits_partly:
         hint = "; strict=False loads what fits" if fits_partly else ""
         raise CheckpointError(
-            f"weights of another architecture: {len(report.loaded)} of the {num_wanted} entries of {model_name} "
-            f"would be filled from {report.summary()}. Choose the configuration that belongs to the file{hint}"
+            f"{report.source} holds weights of another architecture: it fills {len(report.loaded)} of the {num_wanted} "
+            f"entries of {model_name}{report.differences()}. Choose the configuration that belongs to the file{hint}"
         )
     logger.warning("%s", report.summary())
 

@@ -115,10 +115,12 @@ def test_forms_of_a_detector_checkpoint(tmp_path, wrap):
 
 def test_extra_parts_of_the_file_are_ignored():
     state, model = trained(extras=True), Detector()
+    del state["rpn.tunable_linear.weight"]
     state["language_backbone.body.model.embeddings.position_ids"] = torch.arange(4)
+    state["rpn.head.token_logits.weight"] = torch.zeros(4)
     report = load_stored_weights(model, state)
     assert not report.problems and not report.missing and not report.unexpected
-    assert {name.split(".")[-2] for name in report.ignored} >= {"mlm_head", "tunable_linear", "embeddings", "dense"}
+    assert {name.split(".")[-2] for name in report.ignored} >= {"mlm_head", "token_logits", "embeddings", "dense"}
 
 
 def test_optional_parts_may_be_missing():
@@ -126,6 +128,11 @@ def test_optional_parts_may_be_missing():
     assert not report.problems
     assert "rpn.head.mlm_head.weight" in report.missing
     assert "rpn.tunable_linear.weight" in report.missing
+
+
+def test_tuned_prompts_need_a_model_that_uses_them():
+    with pytest.raises(CheckpointError, match=r"1 unexpected, e\.g\. rpn\.tunable_linear\.weight"):
+        load_stored_weights(Detector(), trained(extras=True))
 
 
 def test_another_number_of_classes_keeps_the_class_head():
@@ -167,7 +174,7 @@ def test_not_strict_loads_what_fits_and_warns(caplog):
 
 
 def test_a_foreign_file_is_an_error_even_if_not_strict():
-    with pytest.raises(CheckpointError, match="0 of the 22 entries of Detector") as raised:
+    with pytest.raises(CheckpointError, match="fills 0 of the 22 entries of Detector") as raised:
         load_stored_weights(Detector(), nn.Linear(3, 3).state_dict(), strict=False)
     assert "strict=False" not in str(raised.value)
 
