@@ -67,7 +67,7 @@ class CLIPTransformer(nn.Module):
         self.context_length = context_length
         self.token_embedding = nn.Embedding(vocab_size, width)
         self.positional_embedding = nn.Parameter(torch.empty(context_length, width))
-        rates = torch.linspace(0, drop_path, layers).tolist()
+        rates = torch.linspace(0, drop_path, layers, device="cpu").tolist()
         self.resblocks = nn.ModuleList(ResidualAttentionBlock(width, heads, rate) for rate in rates)
         self.ln_final = LayerNorm(width)
         trunc_normal_(self.positional_embedding, std=0.02)

@@ -1,0 +1,318 @@
+"""GLIP (arXiv:2112.03857): a detector whose classes are the phrases of a caption."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_benchmark.modeling.backbone import build_backbone
+from maskrcnn_benchmark.modeling.freezing import FreezingPlan
+from maskrcnn_benchmark.modeling.language_backbone import TextFeatures, build_language_backbone, build_tokenizer
+from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
+    Knowledge,
+    classes_as_tokens,
+    positive_map_of_classes,
+)
+from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
+from maskrcnn_benchmark.modeling.rpn import build_rpn
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
+from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
+
+LabelToTokens = Mapping[int, Sequence[int]]
+
+
+class FeaturePyramid(NamedTuple):
+    """Encoded images.
+
+    Attributes:
+        levels: (B, C, H_l, W_l) maps, finest first; image_sizes: (height, width) of each image without padding.
+        c4: stride-16 body map for the shallow contrastive loss, or None.
+        text: the text, if the backbone changed it, or None.
+    """
+
+    levels: tuple[Tensor, ...]
+    image_sizes: list[tuple[int, int]]
+    c4: Tensor | None = None
+    text: TextFeatures | None = None
+
+
+class RegionWordFeatures(NamedTuple):
+    """What the alignment logits are made of: logit = region . word / temperature + bias.
+
+    Attributes:
+        regions: (B, C, H_l, W_l) tower output per level; words: (B, T, C) projected words; word_bias: (B, T);
+        temperature: one number.
+    """
+
+    regions: list[Tensor]
+    words: Tensor
+    word_bias: Tensor
+    temperature: Tensor
+
+
+class TextPolicy(NamedTuple):
+    """How captions become tokens: length limit and padding (see MODEL.LANGUAGE_BACKBONE).
+
+    Attributes:
+        max_length: number of tokens at most; pad_max: pad to it; trim: pad to the longest caption at inference instead.
+        mask_special: mask [CLS], [SEP] and padding; one_hot_classes: mask all but so many columns (0: off).
+    """
+
+    max_length: int = 256
+    pad_max: bool = True
+    trim: bool = True
+    mask_special: bool = False
+    one_hot_classes: int = 0
+
+    @classmethod
+    def from_config(cls, cfg) -> "TextPolicy":
+        language = cfg.MODEL.LANGUAGE_BACKBONE
+        exact = language.MODEL_TYPE != "clip" and "vl" not in cfg.MODEL.SWINT.VERSION and not cfg.DATASETS.ONE_HOT
+        return cls(
+            max_length=language.MAX_QUERY_LEN,
+            pad_max=language.PAD_MAX,
+            trim=language.TRIM_PADDING and exact,
+            mask_special=language.MASK_SPECIAL,
+            one_hot_classes=cfg.MODEL.DYHEAD.NUM_CLASSES if cfg.DATASETS.ONE_HOT else 0,
+        )
+
+
+class GeneralizedVLRCNN(nn.Module):
+    """Image encoder, text encoder and vision-language head.
+
+    Args:
+        backbone, language_backbone, rpn: the three parts; tokenizer: a fast Hugging Face tokenizer.
+        text_policy: how captions become tokens; freezing: which parts are not trained.
+        mlm: corrupt captions in training; mlm_only_positives: score only the words that the greenlight map allows.
+        knowledge: one sentence per class instead of one caption, or None.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        language_backbone: nn.Module,
+        rpn: nn.Module,
+        tokenizer,
+        *,
+        text_policy: TextPolicy = TextPolicy(),  # noqa: B008  an immutable NamedTuple
+        freezing: FreezingPlan = FreezingPlan(),  # noqa: B008  a frozen dataclass
+        mlm: bool = False,
+        mlm_only_positives: bool = True,
+        knowledge: Knowledge | None = None,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.tokenizer = tokenizer
+        self.language_backbone = language_backbone
+        self.rpn = rpn
+        self.roi_heads = None
+        self.text_policy, self.freezing = text_policy, freezing
+        self.mlm, self.mlm_only_positives, self.knowledge = mlm, mlm_only_positives, knowledge
+        self.freezing.freeze_at_construction(self)
+
+    @classmethod
+    def from_config(cls, cfg) -> "GeneralizedVLRCNN":
+        fuse = cfg.MODEL.DYHEAD.FUSE_CONFIG
+        if cfg.MODEL.RPN.FORCE_BOXES:
+            raise ValueError("MODEL.RPN.FORCE_BOXES feeds a second stage, which is not implemented")
+        return cls(
+            build_backbone(cfg),
+            build_language_backbone(cfg),
+            build_rpn(cfg),
+            build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE, mlm=fuse.MLM_LOSS),
+            text_policy=TextPolicy.from_config(cfg),
+            freezing=FreezingPlan.from_config(cfg),
+            mlm=fuse.MLM_LOSS,
+            mlm_only_positives=fuse.MLM_LOSS_FOR_ONLY_POSITIVES,
+            knowledge=Knowledge.from_config(cfg),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    def train(self, mode: bool = True) -> "GeneralizedVLRCNN":
+        """Sets the mode of all modules, then fixes what the configuration freezes; returns the model."""
+        super().train(mode)
+        self.freezing.apply(self)
+        return self
+
+    def tokenize(self, captions: Sequence[str], *, trim: bool, min_tokens: int = 0):
+        """Captions -> input_ids, attention_mask and special_tokens_mask, each (B, T), on the model's device.
+
+        Captions over the limit are cut and keep their final [SEP]. With `trim` T is the longest caption, unless that
+        has less than min_tokens tokens.
+        """
+        policy = self.text_policy
+        tokens = self.tokenizer(
+            list(captions),
+            max_length=policy.max_length,
+            padding="max_length" if policy.pad_max and not trim else "longest",
+            return_special_tokens_mask=True,
+            return_tensors="pt",
+            truncation=True,
+        )
+        if trim and tokens.input_ids.shape[1] < min_tokens:
+            return self.tokenize(captions, trim=False)
+        return tokens.to(self.device)
+
+    def encode_text(
+        self, captions: Sequence[str], greenlight_map: Tensor | None = None, *, min_tokens: int = 0
+    ) -> TextFeatures:
+        """Captions, one per image -> features that `detect` takes.
+
+        Args:
+            captions: B strings; greenlight_map: (B, T) words that masked language modelling may use.
+            min_tokens: at inference text is padded to the longest caption only, where that changes no result, but to
+                MAX_QUERY_LEN if a positive map names tokens beyond it: one more than the last of them.
+        """
+        tokens = self.tokenize(captions, trim=self.text_policy.trim and not self.training, min_tokens=min_tokens)
+        ids, labels = tokens.input_ids, None
+        if self.mlm and self.training:
+            ids, labels = self.corrupt(ids, greenlight_map if self.mlm_only_positives else None)
+        return self.encode_tokens(ids, tokens.attention_mask, tokens.special_tokens_mask, mlm_labels=labels)
+
+    def corrupt(self, input_ids: Tensor, greenlight_map: Tensor | None) -> CorruptedTokens:
+        """Masks or replaces some of the (B, T) tokens for masked language modelling."""
+        return corrupt_tokens(
+            input_ids,
+            mask_id=self.tokenizer.mask_token_id,
+            pad_id=self.tokenizer.pad_token_id,
+            vocabulary_ids=torch.tensor(list(self.tokenizer.get_vocab().values()), device=input_ids.device),
+            greenlight_map=greenlight_map,
+        )
+
+    def encode_tokens(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        special_tokens_mask: Tensor | None = None,
+        *,
+        mlm_labels: Tensor | None = None,
+    ) -> TextFeatures:
+        """Token ids and masks (B, T) -> features; special_tokens_mask is needed with MASK_SPECIAL."""
+        frozen = torch.no_grad() if self.freezing.language else contextlib.nullcontext()
+        with frozen:
+            text = self.language_backbone({"input_ids": input_ids, "attention_mask": attention_mask})
+        masks = text.masks
+        if self.text_policy.one_hot_classes:
+            masks = torch.zeros_like(masks)
+            masks[:, : self.text_policy.one_hot_classes] = 1
+        if self.text_policy.mask_special:
+            masks = 1 - special_tokens_mask[:, : masks.shape[1]]
+        return text.replace(masks=masks, mlm_labels=mlm_labels)
+
+    def encode_images(self, images: ImageList, text: TextFeatures | None = None) -> FeaturePyramid:
+        """`encode_image` for an ImageList."""
+        levels, c4, text = self.backbone.encode(images.tensors, text)
+        sizes = [(int(height), int(width)) for height, width in images.image_sizes]
+        return FeaturePyramid(levels, sizes, c4, text)
+
+    def encode_image(self, images, text: TextFeatures | None = None) -> FeaturePyramid:
+        """Images -> features that `detect` takes any number of times.
+
+        images: ImageList, list of (3, H, W) or a (B, 3, H, W) tensor; text: only for backbones that read it.
+        """
+        return self.encode_images(to_image_list(images), text)
+
+    def detect(
+        self,
+        features: FeaturePyramid,
+        text: TextFeatures,
+        positive_map: LabelToTokens | Sequence[LabelToTokens] | None,
+        *,
+        return_features: bool = False,
+    ) -> list[BoxList] | tuple[list[BoxList], RegionWordFeatures]:
+        """Encoded images and text -> detections, best first.
+
+        Args:
+            positive_map: label -> token positions, one dict for all images or one for each.
+            return_features: also return what the alignment logits are made of.
+        Returns: a BoxList per image (pixels of the network input) with `labels` (int64) and `scores`.
+        """
+        text = features.text or text
+        text, embedding = self.rpn.prepare_text(text)
+        head = self.rpn.head
+        state = head.run_tower(features.levels, text)
+        outputs = head.predict(state, embedding, with_class_logits=self.rpn.class_logits_in_inference)
+        anchors = self.rpn.anchor_generator(features, features.levels)
+        detections = self.rpn.select(outputs, anchors, positive_map)
+        if not return_features:
+            return detections
+        words, bias = head.project_words(head.words(state, embedding))
+        return detections, RegionWordFeatures(state.visual, words, bias, head.log_scale.exp())
+
+    def forward(
+        self,
+        images,
+        targets: Sequence[BoxList] | None = None,
+        captions: Sequence[str] | None = None,
+        positive_map=None,
+        greenlight_map: Tensor | None = None,
+        *,
+        return_features: bool = False,
+    ):
+        """Losses in training, detections otherwise.
+
+        Args:
+            images: ImageList, list of (3, H, W) tensors or a (B, 3, H, W) tensor, normalised.
+            targets: one BoxList per image, needed in training.
+            captions: one string per image (with knowledge: one list of class names).
+            positive_map: in training (all boxes, T) float, 1 where a token names the box, rows in batch order;
+                otherwise label -> token positions, one dict for all images or one for each.
+            greenlight_map: (B, T), words that masked language modelling may use: 1 masked and scored, 0 masked, -1 not.
+            return_features: at inference, also return RegionWordFeatures.
+        Returns: dict of scalar losses, or list of BoxList with `labels` (int64) and `scores`.
+        Raises: ValueError without targets in training or without captions.
+        """
+        if self.training and targets is None:
+            raise ValueError("training needs targets")
+        images = to_image_list(images)
+        if self.knowledge is not None:
+            text, positive_map = self._encode_classes(len(images.image_sizes), targets, captions, positive_map)
+        elif captions is None:
+            raise ValueError("the detector needs captions, one string per image")
+        else:
+            text = self.encode_text(captions, greenlight_map, min_tokens=_tokens_named(positive_map))
+        features = self.encode_images(images, text)
+        if not self.training:
+            return self.detect(features, text, positive_map, return_features=return_features)
+        targets = [target.to(self.device) for target in targets if target is not None]
+        _, losses, _ = self.rpn(
+            images, features.levels, targets, features.text or text, positive_map, captions, features.c4
+        )
+        return losses
+
+    def _encode_classes(self, batch_size: int, targets, captions, positive_map):
+        """One sentence per class -> text whose tokens are classes, and the positive map that fits it."""
+        if self.training:
+            if captions is not None:
+                raise ValueError("with GLIPKNOW.PARALLEL_LANGUAGE_INPUT training makes the captions itself: pass None")
+            names = [list(target.get_field("label_names")) for target in targets]
+            classes = self.knowledge.training_classes([name for image in names for name in image])
+            positive_map = positive_map_of_classes(names, classes).to(self.device)
+        else:
+            if captions is None or batch_size != 1 or len(captions) != 1 or isinstance(captions[0], str):
+                raise ValueError(
+                    "with GLIPKNOW.PARALLEL_LANGUAGE_INPUT pass one image and captions=[list of class names]"
+                )
+            classes = list(captions[0])
+        sentences = [self.knowledge.caption(name) for name in classes] + [""]
+        tokens = self.tokenize(sentences, trim=True)
+        text = self.encode_tokens(tokens.input_ids, tokens.attention_mask)
+        return classes_as_tokens(text, self.knowledge.aggregation, batch_size), positive_map
+
+
+def _tokens_named(positive_map) -> int:
+    """One more than the last token position of an inference map; 0 for a training map or none."""
+    if positive_map is None or isinstance(positive_map, Tensor):
+        return 0
+    maps = [positive_map] if isinstance(positive_map, Mapping) else positive_map
+    return max((int(token) + 1 for label_map in maps for tokens in label_map.values() for token in tokens), default=0)
+
+
+META_ARCHITECTURES.register("GeneralizedVLRCNN", GeneralizedVLRCNN.from_config)
