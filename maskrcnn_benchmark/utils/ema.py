@@ -1,0 +1,5 @@
+"""Historical import path of `maskrcnn_benchmark.solver.ema`."""
+
+from maskrcnn_benchmark.solver.ema import ModelEma
+
+__all__ = ["ModelEma"]
