@@ -4,11 +4,11 @@ import pickle
 
 import pytest
 
-from maskrcnn_benchmark.config import CfgNode, ConfigError, ConfigFileError, UnknownKeyError, cfg, loading
+from maskrcnn_benchmark.config import CfgNode, ConfigError, ConfigFileError, UnknownKeyError, default_config, loading
 
 
 def override(*pairs):
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_list(pairs)
     return tree
 
@@ -75,7 +75,7 @@ def test_a_value_of_the_wrong_type_names_key_file_and_types(tmp_path, key, value
         nested = {part: nested}
     path.write_text(CfgNode(nested).dump(), encoding="utf-8")
     with pytest.raises(ConfigError) as raised:
-        cfg.clone().merge_from_file(path)
+        default_config().merge_from_file(path)
     assert key in str(raised.value) and str(path) in str(raised.value) and got in str(raised.value)
 
 
@@ -100,7 +100,7 @@ def test_an_unknown_key_names_key_file_and_nearest_key(tmp_path, key, nearest):
         nested = {part: nested}
     path = file_with(tmp_path, CfgNode(nested).dump())
     with pytest.raises(UnknownKeyError) as raised:
-        cfg.clone().merge_from_file(path)
+        default_config().merge_from_file(path)
     assert key in str(raised.value) and str(path) in str(raised.value) and nearest in str(raised.value)
 
 
@@ -117,14 +117,14 @@ def test_overrides_come_in_pairs():
 def test_a_missing_file_names_the_places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigFileError) as raised:
-        cfg.clone().merge_from_file("no/such.yaml")
+        default_config().merge_from_file("no/such.yaml")
     assert "'no/such.yaml' does not exist" in str(raised.value) and str(tmp_path) in str(raised.value)
     assert isinstance(raised.value, FileNotFoundError) and isinstance(raised.value, ValueError)
 
 
 def test_a_folder_is_not_a_configuration(tmp_path):
     with pytest.raises(ConfigFileError, match="is a folder") as raised:
-        cfg.clone().merge_from_file(tmp_path)
+        default_config().merge_from_file(tmp_path)
     assert str(tmp_path) in str(raised.value)
 
 
@@ -132,7 +132,7 @@ def test_a_folder_is_not_a_configuration(tmp_path):
 def test_a_file_that_is_not_a_yaml_mapping(tmp_path, text):
     path = file_with(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
-        cfg.clone().merge_from_file(path)
+        default_config().merge_from_file(path)
     assert str(path) in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -140,24 +140,24 @@ def test_a_binary_file_is_not_a_configuration(tmp_path):
     path = tmp_path / "picture.yaml"
     path.write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(ConfigError, match="is not a YAML file"):
-        cfg.clone().merge_from_file(path)
+        default_config().merge_from_file(path)
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_file(file_with(tmp_path, "# nothing\n"))
-    assert tree == cfg
+    assert tree == default_config()
 
 
 def test_relative_paths_work_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_file("configs/pretrain/glip_Swin_T_O365_GoldG.yaml")
     assert tree.MODEL.RPN_ARCHITECTURE == "VLDYHEAD"
 
     (tmp_path / "configs/pretrain").mkdir(parents=True)
     (tmp_path / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml").write_text("MODEL: {DEVICE: cpu}", encoding="utf-8")
-    nearer = cfg.clone()
+    nearer = default_config()
     nearer.merge_from_file("configs/pretrain/glip_Swin_T_O365_GoldG.yaml")
     assert nearer.MODEL.DEVICE == "cpu" and nearer.MODEL.RPN_ARCHITECTURE == "RPN"
 

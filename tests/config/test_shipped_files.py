@@ -5,7 +5,7 @@ import pytest
 import yaml
 from config_tools import REPOSITORY, flatten, recorded_deltas
 
-from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.config.added_keys import ADDED_KEYS
 
 OUR_FILES = {
@@ -20,7 +20,7 @@ PUBLISHED_FILES = [file for file in ALL_FILES if file.split("/")[1] in PUBLISHED
 
 
 def merged(*files: str) -> dict:
-    tree = cfg.clone()
+    tree = default_config()
     for file in files:
         tree.merge_from_file(file)
     return flatten(tree)
@@ -35,7 +35,7 @@ def test_every_published_file_is_there():
 @pytest.mark.parity
 @pytest.mark.parametrize("file", PUBLISHED_FILES)
 def test_file_merges_to_the_recorded_values(file):
-    defaults = flatten(cfg)
+    defaults = flatten(default_config())
     changed = {name: value for name, value in merged(file).items() if value != defaults[name]}
     assert changed == recorded_deltas()[file]
 
@@ -55,10 +55,10 @@ def test_task_over_model_gives_the_recorded_tree(task):
 @pytest.mark.parametrize("file", ALL_FILES)
 def test_every_file_merges_over_a_model_configuration(file):
     values = merged(GOLDG, file)
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_file(GOLDG)
     tree.merge_from_file(file)
-    again = cfg.clone()
+    again = default_config()
     again.merge_from_other_cfg(yaml.safe_load(tree.dump()))
     assert flatten(again) == values
 
@@ -102,7 +102,7 @@ def test_printed_configuration_of_453_entries_merges_back():
     entries = flatten(yaml.safe_load(path.read_text(encoding="utf-8")))
     assert len(entries) == 453
 
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_file(path)
     assert (tree.local_rank, tree.num_gpus) == (0, 1)
     values, expected = flatten(tree), merged(GOLDG)
@@ -113,6 +113,6 @@ def test_printed_configuration_of_453_entries_merges_back():
         "OUTPUT_DIR": "./output",
         "PATHS_CATALOG": "/home/user/GLIP/maskrcnn_benchmark/config/paths_catalog.py",
     }
-    dumped = cfg.clone()
+    dumped = default_config()
     dumped.merge_from_other_cfg(yaml.safe_load(tree.dump()))
     assert flatten(dumped) == values

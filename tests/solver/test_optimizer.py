@@ -8,7 +8,7 @@ from named_parameters import NamedParameters
 from torch import nn
 from torch.optim import SGD, AdamW
 
-from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.solver import clip_before_step, make_optimizer
 from maskrcnn_benchmark.solver.optimizer import MergedAdamW, MergedSGD, merge_groups
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
@@ -17,7 +17,7 @@ RULES = GroupRules(base_lr=1.0, weight_decay=0.1, lang_lr=0.01, backbone_body_lr
 
 
 def goldg():
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_file("configs/pretrain/glip_Swin_T_O365_GoldG.yaml")
     return tree
 

@@ -7,7 +7,7 @@ import torch
 from named_parameters import NamedParameters
 from torch import nn
 
-from maskrcnn_benchmark.config import cfg
+from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.solver import (
     WarmupCosineAnnealingLR,
     WarmupMultiStepLR,
@@ -40,7 +40,7 @@ def rates(scheduler, iterations: int) -> list[float]:
 @pytest.mark.parametrize("name", sorted(RECORDED))
 def test_rates_are_the_recorded_ones(name):
     recorded = json.loads(golden_tools.golden_path("lr_schedules.json").read_text(encoding="utf-8"))[name]
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_other_cfg({"SOLVER": recorded["SOLVER"]})
     optimizer = make_optimizer(tree, NamedParameters(recorded["param_names"]))
     assert [group["name"] for group in optimizer.param_groups] == recorded["param_names"]
@@ -87,7 +87,7 @@ def test_wrong_schedules_are_errors():
                   lambda **method: WarmupReduceLROnPlateau(optimizer_with(), **method)):  # fmt: skip
         with pytest.raises(ValueError, match="'exp'; known: linear, constant"):
             build(warmup_method="exp")
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_list(["SOLVER.MULTI_MAX_EPOCH", "(1, 2)"])
     with pytest.raises(ValueError, match="MULTI_MAX_EPOCH"):
         make_lr_scheduler(tree, optimizer_with())
@@ -176,7 +176,7 @@ def test_weight_decay_schedule_resumes():
 
 
 def test_weight_decay_schedule_of_glip_large():
-    tree = cfg.clone()
+    tree = default_config()
     tree.merge_from_file("configs/pretrain/glip_Swin_L.yaml")
     optimizer = optimizer_with()
     schedule = make_weight_decay_schedule(tree, optimizer, make_lr_scheduler(tree, optimizer))
@@ -184,4 +184,4 @@ def test_weight_decay_schedule_of_glip_large():
     assert schedule.drops == pytest.approx([446890, 593630])
     tree.SOLVER.USE_COSINE = True
     assert make_weight_decay_schedule(tree, optimizer, make_lr_scheduler(tree, optimizer)) is None
-    assert make_weight_decay_schedule(cfg, optimizer, WarmupMultiStepLR(optimizer, (6,))) is None
+    assert make_weight_decay_schedule(default_config(), optimizer, WarmupMultiStepLR(optimizer, (6,))) is None
