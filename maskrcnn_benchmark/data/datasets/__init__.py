@@ -1,6 +1,8 @@
 """Datasets: item i -> (image, BoxList, i)."""
 
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
+from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
+from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.datasets.modulated import (
     FlickrDataset,
     GQADataset,
@@ -12,6 +14,9 @@ from maskrcnn_benchmark.data.datasets.modulated import (
 
 __all__ = [
     "COCODataset",
+    "CocoGrounding",
+    "ConcatDataset",
+    "CopiedDataset",
     "FlickrDataset",
     "GQADataset",
     "MixedDataset",

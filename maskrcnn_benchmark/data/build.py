@@ -1,0 +1,209 @@
+"""Datasets and loaders that a configuration asks for."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+
+from maskrcnn_benchmark.config.catalog_file import load_catalog
+from maskrcnn_benchmark.data import datasets as dataset_classes
+from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator
+from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
+from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
+from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
+from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader
+from maskrcnn_benchmark.text.tokenizer import build_tokenizer
+from maskrcnn_benchmark.utils import comm
+
+logger = logging.getLogger(__name__)
+
+PREFETCHED_BATCHES = 4  # per worker
+FACTORIES = tuple(name for name in dataset_classes.__all__ if name not in ("ConcatDataset", "CopiedDataset"))
+
+
+def register_datasets(cfg, catalog, is_train: bool) -> None:
+    """Adds the entries of DATASETS.REGISTER to the catalogue, under their names with the suffix of the phase."""
+    for name, entry in cfg.DATASETS.REGISTER.items():
+        catalog.set(name + _suffix(cfg, is_train), dict(entry))
+
+
+def dataset_names(cfg, is_train: bool) -> list[str]:
+    """DATASETS.TRAIN or DATASETS.TEST, with the suffix of the phase."""
+    names = cfg.DATASETS.TRAIN if is_train else cfg.DATASETS.TEST
+    if isinstance(names, str):
+        names = (names,)
+    if any(not isinstance(name, str) for name in names):
+        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'}={names!r}: groups of datasets are not supported")
+    return [name + _suffix(cfg, is_train) for name in names]
+
+
+def _suffix(cfg, is_train: bool) -> str:
+    return cfg.DATASETS.TRAIN_DATASETNAME_SUFFIX if is_train else cfg.DATASETS.TEST_DATASETNAME_SUFFIX
+
+
+def make_dataset(description: Mapping[str, Any], options: Mapping[str, Any], transforms, tokenizer) -> Dataset:
+    """One dataset from what the catalogue says about it and the options common to all.
+
+    Raises: ValueError for a kind of dataset that does not exist; the text lists those that do.
+    """
+    factory = description["factory"]
+    if factory not in FACTORIES:
+        raise ValueError(f"datasets of class {factory} cannot be read; known: {', '.join(FACTORIES)}")
+    arguments = {**options, **description["args"]}
+    return getattr(dataset_classes, factory)(transforms=transforms, tokenizer=tokenizer, **arguments)
+
+
+def build_datasets(cfg, is_train: bool) -> list[Dataset]:
+    """The datasets of the phase; for training a single one, which joins all.
+
+    Raises: ValueError if the configuration names none.
+    """
+    names = dataset_names(cfg, is_train)
+    if not names:
+        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset")
+    catalog = load_catalog(cfg.PATHS_CATALOG).DatasetCatalog
+    register_datasets(cfg, catalog, is_train)
+    transforms = None if cfg.TEST.USE_MULTISCALE and not is_train else build_transforms(cfg, is_train)
+    use_mlm = bool(cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS)
+    tokenizer = build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE, mlm=use_mlm)
+    options = dataset_options(cfg, is_train)
+    built: list[Dataset] = []
+    for name in names:
+        dataset = make_dataset(catalog.get(name), options, transforms, tokenizer)
+        if not len(dataset):  # type: ignore[arg-type]
+            raise ValueError(f"dataset {name} has no usable picture")
+        copies = number_of_copies(cfg, name, is_train)
+        logger.info("Dataset %s: %d items, %d times", name, len(dataset), copies)  # type: ignore[arg-type]
+        built.append(CopiedDataset(dataset, copies) if copies > 1 else dataset)
+    if not is_train:
+        return built
+    return built if len(built) == 1 else [ConcatDataset(built)]
+
+
+def make_data_loader(
+    cfg,
+    is_train: bool = True,
+    is_distributed: bool = False,
+    num_replicas: int | None = None,
+    rank: int | None = None,
+    start_iter: int = 0,
+):
+    """The training loader, or the list of loaders of the test sets.
+
+    A training loader has as many batches as the run has iterations; its items depend on SOLVER.SEED, the iteration and
+    the rank alone, and `batch_sampler.start_iter` lets it start in the middle. With SOLVER.MAX_EPOCH > 0 the number of
+    iterations follows from the data and is written to SOLVER.MAX_ITER (build the scheduler afterwards).
+    A test loader goes through its set in order, each process through a part of it.
+    """
+    if is_train:
+        return _training_loader(cfg, is_distributed, num_replicas, rank, start_iter)
+    return [_test_loader(cfg, dataset, is_distributed, num_replicas, rank) for dataset in build_datasets(cfg, False)]
+
+
+def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: int | None, start_iter: int):
+    for key in ("ALTERNATIVE_TRAINING", "MULTISTAGE_TRAINING", "CLASS_CONCAT"):
+        if cfg.DATASETS[key]:
+            raise ValueError(f"DATASETS.{key} is not supported")
+    if cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE:
+        raise ValueError("DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE is not supported")
+    num_replicas, rank = _place(is_distributed, num_replicas, rank)
+    (dataset,) = build_datasets(cfg, is_train=True)
+    batch_size = images_per_process(cfg.SOLVER.IMS_PER_BATCH, num_replicas, "SOLVER.IMS_PER_BATCH")
+    _fix_number_of_iterations(cfg, len(dataset))  # type: ignore[arg-type]
+    sampler = DistributedSampler(
+        dataset,
+        num_replicas,
+        rank,
+        shuffle=True,
+        use_random=cfg.DATALOADER.USE_RANDOM_SEED,  # type: ignore[arg-type]
+    )
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        groups = aspect_ratio_groups(dataset)
+        batches = GroupedBatchSampler(sampler, groups, batch_size, drop_uneven=True)
+    else:
+        batches = BatchSampler(sampler, batch_size, drop_last=True)
+    run = IterationBasedBatchSampler(batches, cfg.SOLVER.MAX_ITER)
+    loader = DataLoader(
+        SeededDataset(dataset),
+        batch_sampler=SeededBatchSampler(run, cfg.SOLVER.SEED, rank, start_iter),
+        collate_fn=PackingCollator(BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY)),
+        generator=torch.Generator(),  # the loader's own draws stay away from the trainer's generator
+        **_worker_options(cfg),
+    )
+    return UnpackingLoader(loader)
+
+
+def _test_loader(cfg, dataset: Dataset, is_distributed: bool, num_replicas: int | None, rank: int | None):
+    num_replicas, rank = _place(is_distributed, num_replicas, rank)
+    batch_size = images_per_process(cfg.TEST.IMS_PER_BATCH, num_replicas, "TEST.IMS_PER_BATCH")
+    if num_replicas > 1:
+        sampler = DistributedSampler(dataset, num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
+    else:
+        sampler = SequentialSampler(dataset)  # type: ignore[arg-type]
+    is_multiscale = cfg.TEST.USE_MULTISCALE
+    return DataLoader(
+        dataset,
+        batch_sampler=BatchSampler(sampler, batch_size, drop_last=False),
+        collate_fn=BBoxAugCollator() if is_multiscale else BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
+        **_worker_options(cfg),
+    )
+
+
+def _place(is_distributed: bool, num_replicas: int | None, rank: int | None) -> tuple[int, int]:
+    """(number of processes, index of this one)."""
+    if not is_distributed:
+        return num_replicas or 1, rank or 0
+    return (
+        comm.get_world_size() if num_replicas is None else num_replicas,
+        comm.get_rank() if rank is None else rank,
+    )
+
+
+def images_per_process(batch_size: int, num_processes: int, key: str) -> int:
+    """Share of a batch; ValueError when it cannot be shared out evenly."""
+    if batch_size < 1 or batch_size % num_processes:
+        raise ValueError(f"{key}={batch_size} must be a positive multiple of the number of processes, {num_processes}")
+    return batch_size // num_processes
+
+
+def _fix_number_of_iterations(cfg, dataset_length: int) -> None:
+    """Writes SOLVER.DATASET_LENGTH, and SOLVER.MAX_ITER where SOLVER.MAX_EPOCH rules."""
+    was_frozen = cfg.is_frozen()
+    cfg.defrost()
+    cfg.SOLVER.DATASET_LENGTH = dataset_length
+    if cfg.SOLVER.MAX_EPOCH > 0:
+        cfg.SOLVER.MAX_ITER = cfg.SOLVER.MAX_EPOCH * dataset_length // cfg.SOLVER.IMS_PER_BATCH
+    if was_frozen:
+        cfg.freeze()
+    if cfg.SOLVER.MAX_ITER < 1:
+        raise ValueError(
+            f"{dataset_length} items in batches of {cfg.SOLVER.IMS_PER_BATCH} for {cfg.SOLVER.MAX_EPOCH} epochs "
+            f"make {cfg.SOLVER.MAX_ITER} iterations (SOLVER.MAX_ITER)"
+        )
+
+
+def aspect_ratio_groups(dataset: Dataset) -> Sequence[int]:
+    """For every item 1 if its picture is at least as high as wide, else 0."""
+    records = (dataset.get_img_info(index) for index in range(len(dataset)))  # type: ignore[attr-defined, arg-type]
+    return [int(record["height"] >= record["width"]) for record in records]
+
+
+def _worker_options(cfg) -> dict[str, Any]:
+    workers = cfg.DATALOADER.NUM_WORKERS
+    return {
+        "num_workers": workers,
+        "pin_memory": torch.cuda.is_available(),
+        "worker_init_fn": _start_worker,
+        "prefetch_factor": PREFETCHED_BATCHES if workers > 0 else None,
+    }
+
+
+def _start_worker(worker: int) -> None:
+    """One thread per worker; the tokenizer's own threads do not survive a fork."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)

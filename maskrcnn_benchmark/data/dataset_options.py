@@ -1,0 +1,93 @@
+"""Which configuration keys become which arguments of a dataset."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskrcnn_benchmark.config import try_to_find
+
+COPY_KEYS = {
+    "flickr30k_train": "FLICKR_COPY",
+    "mixed_train": "MIXED_COPY",
+    "mixed_train_no_coco": "MIXED_COPY",
+    "COCO_odinw_train_8copy_dt_train": "COCO_COPY",
+    "LVIS_odinw_train_8copy_dt_train": "LVIS_COPY",
+    "object365_odinw_2copy_dt_train": "OBJECT365_COPY",
+    "vg_odinw_clipped_8copy_dt_train": "VG_COPY",
+    "vg_vgoi6_clipped_8copy_dt_train": "VG_COPY",
+    "imagenetod_train_odinw_2copy_dt": "IN_COPY",
+    "oi_train_odinw_dt": "OI_COPY",
+}
+"""Training sets whose number of copies has a key of its own; all others have GENERAL_COPY."""
+
+
+def number_of_copies(cfg, name: str, is_train: bool) -> int:
+    """How often a dataset is repeated, at least once; -1 in the configuration means once."""
+    if is_train:
+        copies = cfg.DATASETS[COPY_KEYS.get(name, "GENERAL_COPY")]
+    else:
+        copies = cfg.DATASETS.GENERAL_COPY_TEST
+    if copies == -1:
+        return 1
+    if copies < 1:
+        raise ValueError(f"dataset {name}: {copies} copies; give -1 or a positive number")
+    return copies
+
+
+def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
+    """Arguments for every dataset of a loader; each class reads those it knows."""
+    data, mlm = cfg.DATASETS, cfg.MODEL.DYHEAD.FUSE_CONFIG
+    options: dict[str, Any] = {
+        "one_hot": data.ONE_HOT,
+        "use_caption_prompt": data.USE_CAPTION_PROMPT,
+        "caption_prompt": _caption_prompt(data.CAPTION_PROMPT),
+        "class_agnostic": data.CLASS_AGNOSTIC,
+        "sample_ratio": data.SAMPLE_RATIO,
+        "min_keypoints": cfg.DATALOADER.MIN_KPS_PER_IMS,
+        "max_query_len": cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN,
+        "max_num_labels": cfg.TEST.MDETR_STYLE_AGGREGATE_CLASS_NUM,
+        "return_masks": cfg.MODEL.MASK_ON,
+        "return_tokens": True,
+        "is_train": is_train,
+        "remove_images_without_annotations": is_train,
+    }
+    if data.USE_OVERRIDE_CATEGORY and data.OVERRIDE_CATEGORY:
+        options["override_category"] = data.OVERRIDE_CATEGORY
+    if is_train:
+        options |= {
+            "ignore_crowd": not data.USE_CROWD,
+            "max_box": data.MAX_BOX,
+            "few_shot": data.FEW_SHOT,
+            "shuffle_seed": data.SHUFFLE_SEED,
+            "random_sample_negative": data.RANDOM_SAMPLE_NEG,
+            "add_detection_prompt": data.ADD_DET_PROMPT,
+            "disable_shuffle": data.DISABLE_SHUFFLE,
+            "control_probabilities": _control_probabilities(data.CONTROL_PROB),
+            "disable_clip_to_image": data.DISABLE_CLIP_TO_IMAGE,
+            "no_minus_one_for_one_hot": data.NO_MINUS_ONE_FOR_ONE_HOT,
+            "separation_tokens": data.SEPARATION_TOKENS,
+            "no_mask_for_od": mlm.NO_MASK_FOR_OD,
+            "no_mask_for_gold": mlm.NO_MASK_FOR_GOLD,
+            "special_safeguard_for_coco_grounding": data.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING,
+            "flip_caption_aware": cfg.AUGMENT.FLIP_CAPTION_AWARE,
+        }
+    return options
+
+
+def _caption_prompt(value: str | Sequence[Mapping[str, str]] | None) -> Sequence[Mapping[str, str]] | None:
+    """DATASETS.CAPTION_PROMPT: the list itself, or the path of a YAML file that holds it."""
+    if isinstance(value, str):
+        return yaml.safe_load(Path(try_to_find(value)).read_text(encoding="utf-8"))
+    return value
+
+
+def _control_probabilities(values) -> tuple[float, ...]:
+    """DATASETS.CONTROL_PROB: empty, or four probabilities that sum to at most 1 and of which the last is 0."""
+    values = tuple(float(value) for value in values)
+    if values and (len(values) != 4 or min(values) < 0 or sum(values) > 1 or values[3] != 0):
+        raise ValueError(
+            f"DATASETS.CONTROL_PROB={values}: give four probabilities that sum to at most 1, the last of them 0"
+        )
+    return values

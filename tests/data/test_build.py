@@ -1,0 +1,152 @@
+"""Loaders from a configuration: registered data, iterations, order, copies, and messages for mistakes."""
+
+import pytest
+import torch
+from data_files import write_coco_toy, write_grounding_toy
+
+from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.build import aspect_ratio_groups, build_datasets, make_data_loader
+from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
+
+
+@pytest.fixture
+def cfg(tmp_path, bert_vocabulary):
+    """Detection and grounding data mixed: five pictures."""
+    node = default_config()
+    node.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE = bert_vocabulary
+    node.INPUT.MIN_SIZE_TRAIN = 80
+    node.INPUT.MIN_SIZE_TEST = 80
+    node.DATALOADER.NUM_WORKERS = 0
+    node.DATALOADER.SIZE_DIVISIBILITY = 32
+    node.DATASETS.SEPARATION_TOKENS = ". "
+    node.SOLVER.IMS_PER_BATCH = 2
+    node.SOLVER.MAX_ITER = 7
+    node.TEST.IMS_PER_BATCH = 2
+    coco, grounding = str(write_coco_toy(tmp_path)), str(write_grounding_toy(tmp_path))
+    node.DATASETS.REGISTER.toy_coco = CfgNode({"type": "grounding", "img_dir": str(tmp_path), "ann_file": coco})
+    node.DATASETS.REGISTER.toy_text = CfgNode({"type": "modulated", "img_dir": str(tmp_path), "ann_file": grounding})
+    node.DATASETS.REGISTER.toy_test = CfgNode({"type": "coco", "img_dir": str(tmp_path), "ann_file": coco})
+    node.DATASETS.TRAIN = ("toy_coco", "toy_text")
+    node.DATASETS.TEST = ("toy_test",)
+    return node
+
+
+def captions(loader) -> list[list[str]]:
+    return [[target.get_field("caption") for target in targets] for _, targets, *_ in loader]
+
+
+def test_training_loader_mixes_detection_and_grounding(cfg):
+    loader = make_data_loader(cfg)
+    batches = list(loader)
+    assert len(loader) == len(batches) == 7
+    images, targets, _, positive_map, positive_map_eval, greenlight_map = batches[0]
+    assert images.tensors.shape == (2, 3, 96, 128)
+    assert (
+        len(positive_map) == sum(map(len, targets)) and positive_map_eval is None and greenlight_map.shape == (2, 256)
+    )
+    texts = {text for batch in batches for targets in [batch[1]] for text in (t.get_field("caption") for t in targets)}
+    assert "a small dog" in texts and any(". " in text for text in texts)
+
+
+def test_order_repeats_and_starts_in_the_middle(cfg):
+    whole = captions(make_data_loader(cfg))
+    assert whole == captions(make_data_loader(cfg))
+    assert whole[3:] == captions(make_data_loader(cfg, start_iter=3))
+    cfg.SOLVER.SEED = 5
+    assert whole != captions(make_data_loader(cfg)), "the shuffled class names depend on the seed"
+
+
+def test_epochs_become_iterations(cfg):
+    cfg.SOLVER.MAX_EPOCH = 4
+    cfg.freeze()
+    assert len(make_data_loader(cfg)) == 4 * 5 // 2
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.DATASET_LENGTH) == (10, 5) and cfg.is_frozen()
+
+
+def test_processes_share_a_pass(cfg):
+    cfg.SOLVER.MAX_ITER = 2
+    loaders = [make_data_loader(cfg, is_distributed=True, num_replicas=2, rank=rank) for rank in (0, 1)]
+    (first, *_), (second, *_) = map(captions, loaders)
+    assert len(first) == len(second) == 1 and first != second
+
+
+def test_test_loader_goes_through_the_set_in_order(cfg):
+    (loader,) = make_data_loader(cfg, is_train=False)
+    assert [index for _, _, indices, *_ in loader for index in indices] == [0, 1, 2]
+    assert loader.dataset.categories() == {1: "cat", 2: "dog", 3: "absent, thing"}
+
+
+def test_copies_keep_the_true_index(cfg):
+    cfg.DATASETS.GENERAL_COPY_TEST = 2
+    (loader,) = make_data_loader(cfg, is_train=False)
+    assert [index for _, _, indices, *_ in loader for index in indices] == [0, 1, 2, 0, 1, 2]
+    assert loader.dataset.id_to_img_map == {0: 2, 1: 5, 2: 9} and loader.dataset.get_img_info(4)["id"] == 5
+
+
+def test_number_of_copies(cfg):
+    cfg.DATASETS.FLICKR_COPY = 8
+    cfg.DATASETS.GENERAL_COPY = 3
+    assert number_of_copies(cfg, "flickr30k_train", is_train=True) == 8
+    assert number_of_copies(cfg, "object365_dt_train", is_train=True) == 3
+    assert number_of_copies(cfg, "flickr30k_test", is_train=False) == 1
+    cfg.DATASETS.GENERAL_COPY = 0
+    with pytest.raises(ValueError, match="0 copies"):
+        number_of_copies(cfg, "mine", is_train=True)
+
+
+def test_suffix_selects_the_kind_of_data(cfg, tmp_path):
+    cfg.DATASETS.REGISTER.plain = CfgNode({"img_dir": str(tmp_path), "ann_file": str(tmp_path / "toy.json")})
+    cfg.DATASETS.TRAIN = ("plain",)
+    cfg.DATASETS.TRAIN_DATASETNAME_SUFFIX = "_grounding"
+    (dataset,) = build_datasets(cfg, is_train=True)
+    assert type(dataset).__name__ == "CocoGrounding"
+
+
+def test_aspect_ratio_groups():
+    class Records:
+        sizes = ((10, 20), (20, 10), (10, 10))
+
+        def __len__(self):
+            return 3
+
+        def get_img_info(self, index):
+            return dict(zip(("width", "height"), self.sizes[index], strict=True))
+
+    assert aspect_ratio_groups(Records()) == [1, 0, 1]
+
+
+def test_caption_prompt_from_a_file(cfg, tmp_path):
+    (tmp_path / "prompt.yaml").write_text("- {prefix: 'a ', name: cat, suffix: ''}\n")
+    cfg.DATASETS.CAPTION_PROMPT = str(tmp_path / "prompt.yaml")
+    assert dataset_options(cfg, is_train=True)["caption_prompt"] == [{"prefix": "a ", "name": "cat", "suffix": ""}]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("DATASETS.TRAIN", (), "DATASETS.TRAIN is empty"),
+        ("DATASETS.TRAIN", (("toy_coco",), ("toy_text",)), "groups of datasets"),
+        ("DATASETS.TRAIN", ("toy_kokko",), "did you mean 'toy_coco'"),
+        ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER"),
+        ("SOLVER.IMS_PER_BATCH", 0, "SOLVER.IMS_PER_BATCH=0"),
+        ("DATASETS.CONTROL_PROB", (0.5, 0.6, 0.0, 0.0), "CONTROL_PROB"),
+        ("DATASETS.MULTISTAGE_TRAINING", True, "MULTISTAGE_TRAINING is not supported"),
+    ],
+)
+def test_mistakes_are_named(cfg, key, value, message):
+    section, name = key.split(".")
+    cfg[section][name] = value
+    with pytest.raises(ValueError, match=message):
+        make_data_loader(cfg)
+
+
+def test_batch_that_cannot_be_shared_out(cfg):
+    with pytest.raises(ValueError, match="multiple of the number of processes, 3"):
+        make_data_loader(cfg, is_distributed=True, num_replicas=3, rank=0)
+
+
+def test_workers_read_the_same_data(cfg):
+    alone = list(make_data_loader(cfg))
+    cfg.DATALOADER.NUM_WORKERS = 2
+    for one, other in zip(alone, make_data_loader(cfg), strict=True):
+        assert torch.equal(one[0].tensors, other[0].tensors) and torch.equal(one[3], other[3])
