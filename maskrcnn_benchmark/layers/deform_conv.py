@@ -87,6 +87,14 @@ class ModulatedDeformConv(nn.Module):
             dilation=self.dilation,
         )
 
+    def extra_repr(self) -> str:
+        return (
+            f"in_channels={self.in_channels}, out_channels={self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, dilation={self.dilation}, padding={self.padding}, "
+            f"groups={self.in_channels // self.weight.shape[1]}, deformable_groups={self.deformable_groups}, "
+            f"bias={self.bias is not None}"
+        )
+
 
 class ModulatedDeformConvPack(ModulatedDeformConv):
     """Modulated deformable convolution that predicts its own offset and mask; it starts as a plain one halved."""
