@@ -287,7 +287,8 @@ class VLDyHeadModule(nn.Module):
     """Head, anchors, losses and selection of detections.
 
     Args:
-        head, anchor_generator, loss_evaluator, box_selector: the parts.
+        head, loss_evaluator, box_selector_train, box_selector_test, anchor_generator: the parts. box_selector_train
+            has the limits for proposals to a second stage; it is called by code that adds one.
         embedding: what the word branches read without fused text: "embedded", "resized" (with `resizer`), or "".
         resizer: projects the text for the contrastive align loss.
         prompt_dim: width of the learnt prompt offsets (prompt tuning), 0 for none.
@@ -298,9 +299,10 @@ class VLDyHeadModule(nn.Module):
     def __init__(
         self,
         head: VLDyHead,
-        anchor_generator: nn.Module,
         loss_evaluator: nn.Module,
-        box_selector: nn.Module,
+        box_selector_train: nn.Module,
+        box_selector_test: nn.Module,
+        anchor_generator: nn.Module,
         *,
         embedding: str,
         resizer: FeatureResizer | None = None,
@@ -312,7 +314,8 @@ class VLDyHeadModule(nn.Module):
         super().__init__()
         self.head = head
         self.loss_evaluator = loss_evaluator
-        self.box_selector_test = box_selector
+        self.box_selector_train = box_selector_train
+        self.box_selector_test = box_selector_test
         self.anchor_generator = anchor_generator
         self.embedding, self.resizer = embedding, resizer
         self.tunable_linear: nn.Linear | None = None
@@ -337,9 +340,10 @@ class VLDyHeadModule(nn.Module):
             resizer = FeatureResizer(language.LANG_DIM, fuse.JOINT_EMB_SIZE, fuse.JOINT_EMB_DROPOUT)
         return cls(
             VLDyHead.from_config(cfg),
-            make_anchor_generator_complex(cfg),
             make_atss_loss_evaluator(cfg, coder),
+            make_atss_postprocessor(cfg, coder, is_train=True),
             make_atss_postprocessor(cfg, coder),
+            make_anchor_generator_complex(cfg),
             embedding=embedding,
             resizer=resizer,
             prompt_dim=language.LANG_DIM if fuse.ADD_LINEAR_LAYER else 0,
