@@ -7,6 +7,7 @@ inside the frame and avoid each other; line width and letter size follow the siz
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -185,10 +186,6 @@ def _area(rect: Rect) -> float:
     return max(0.0, rect[2] - rect[0]) * max(0.0, rect[3] - rect[1])
 
 
-def _overlap(a: Rect, b: Rect) -> float:
-    return _area((max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])))
-
-
 def _draw_frame(draw: ImageDraw.ImageDraw, frame: Rect, color: Color, style: Style) -> None:
     """The outline in ``color`` between two hairlines of the contrasting shade, which keep it visible on its own hue."""
     x1, y1, x2, y2 = (round(value) for value in frame)
@@ -206,8 +203,8 @@ class _Plate:
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont
     left: float
     top: float
-    width: float
-    height: float
+    width: int
+    height: int
 
     @classmethod
     def fit(cls, text: str, style: Style, max_width: int) -> "_Plate | None":
@@ -227,7 +224,8 @@ class _Plate:
         left, top, right, bottom = font.getbbox(text)
         _, usual_top, _, usual_bottom = font.getbbox("Agjp|")  # one height for all usual labels of a picture
         top, bottom = min(top, usual_top), max(bottom, usual_bottom)
-        return cls(text, font, left, top, right - left + 2 * style.padding, bottom - top + 2 * style.padding)
+        margin = 2 * style.padding
+        return cls(text, font, left, top, ceil(right - left) + margin, ceil(bottom - top) + margin)
 
 
 @dataclass(frozen=True)
@@ -253,32 +251,28 @@ def layout_labels(
     frames: rectangles inside the picture of ``size`` (width, height).
     """
     labels: list[PlacedLabel | None] = []
-    taken: list[Rect] = []
+    taken = np.zeros((0, 4))
     for frame, text in zip(frames, texts, strict=True):
         plate = _Plate.fit(text.strip(), style, size[0])
         if plate is None or plate.height > size[1]:
             labels.append(None)
             continue
         rect = _place(plate, frame, style, size, taken)
-        taken.append(rect)
+        taken = np.vstack([taken, rect])
         labels.append(PlacedLabel(plate, rect))
     return labels
 
 
-def _place(plate: _Plate, frame: Rect, style: Style, size: tuple[int, int], placed: Sequence[Rect]) -> Rect:
-    """The first place near ``frame`` that covers no earlier label, else the one that covers least of them."""
-    best, least = None, float("inf")
-    for x, y in _candidates(plate, frame, style):
-        x = round(min(max(x, 0), max(size[0] - plate.width, 0)))
-        y = round(min(max(y, 0), max(size[1] - plate.height, 0)))
-        rect = (x, y, x + plate.width, y + plate.height)
-        covered = sum(_overlap(rect, other) for other in placed)
-        if covered < least:
-            best, least = rect, covered
-        if covered == 0:
-            break
-    assert best is not None
-    return best
+def _place(plate: _Plate, frame: Rect, style: Style, size: tuple[int, int], taken: np.ndarray) -> Rect:
+    """The first place near ``frame`` that covers none of the rectangles ``taken`` (N, 4), else the least covering."""
+    extent = np.array([plate.width, plate.height])
+    corners = np.array(list(_candidates(plate, frame, style)))
+    corners = np.clip(corners, 0, np.maximum(np.array(size) - extent, 0)).round()  # (candidates, 2)
+    upper = np.maximum(corners[:, None], taken[None, :, :2])
+    lower = np.minimum(corners[:, None] + extent, taken[None, :, 2:])
+    covered = (lower - upper).clip(0).prod(-1).sum(-1)  # pixels of earlier labels under each candidate
+    x, y = corners[covered.argmin()].tolist()  # argmin is the first of equals
+    return x, y, x + plate.width, y + plate.height
 
 
 def _candidates(plate: _Plate, frame: Rect, style: Style) -> Iterator[tuple[float, float]]:
