@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -30,6 +31,12 @@ from maskrcnn_benchmark.text.caption import PhraseLike, prompts_from_caption
 from maskrcnn_benchmark.text.class_names import split_class_text
 from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
 from maskrcnn_benchmark.text.tokenizer import find_text_folder
+
+if TYPE_CHECKING:
+    from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
+
+REMEMBERED_TEXTS = 256
+"""Captions whose features a detector keeps, less than a megabyte each."""
 
 _SEPARATOR = re.compile(r"[.;\n]")
 
@@ -76,7 +83,7 @@ class Prediction:
 
 
 class Detector:
-    """Finds what a text names on pictures.
+    """Finds what a text names on pictures. It is for inference: the weights of the model must not change.
 
     Args:
         model: a ``GeneralizedVLRCNN``; used are its ``encode_image``, ``encode_text``, ``detect`` and ``tokenizer``.
@@ -110,6 +117,7 @@ class Detector:
         self.max_tokens, self.separation = max_tokens, separation
         self.reads_text = reads_text
         self.name = name
+        self._texts: dict[str, TextFeatures] = {}
 
     @classmethod
     def from_pretrained(cls, name_or_dir: str | Path, device: str | torch.device | None = None) -> "Detector":
@@ -212,14 +220,13 @@ class Detector:
         pictures = list(images) if several else [images]
         plans = self._plans(prompts, len(pictures), several)
         results: dict[int, Prediction] = {}
-        text_cache: dict[str, object] = {}
         # Pictures with equally many captions share a batch, so that each image is encoded once for all its captions.
         order = sorted(range(len(pictures)), key=lambda i: len(plans[i]))
         for _, group in _runs(order, key=lambda i: len(plans[i])):
             for start in range(0, len(group), batch_size):
                 chosen = group[start : start + batch_size]
                 batch = [as_rgb_array(pictures[i]) for i in chosen]
-                found = self._predict_batch(batch, [plans[i] for i in chosen], threshold, text_cache)
+                found = self._predict_batch(batch, [plans[i] for i in chosen], threshold)
                 results.update(zip(chosen, found, strict=True))
         return [results[i] for i in range(len(pictures))]
 
@@ -241,14 +248,14 @@ class Detector:
         return [self.prepare(prompt) for prompt in prompts]
 
     def _predict_batch(
-        self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]], threshold: float, text_cache: dict
+        self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]], threshold: float
     ) -> list[Prediction]:
         tensors = [self.transform(Image.fromarray(image), None)[0].to(self.device) for image in images]
         batch = to_image_list(tensors, self.size_divisible)
         features = None if self.reads_text else self.model.encode_image(batch)
         parts: list[list[BoxList]] = [[] for _ in images]
         for prompts in zip(*plans, strict=True):  # the first caption of every picture, then the second, ...
-            text = self._encode_text([prompt.caption for prompt in prompts], text_cache)
+            text = self._encode_text([prompt.caption for prompt in prompts])
             seen = self.model.encode_image(batch, text) if features is None else features
             detections = self.model.detect(seen, text, [prompt.label_to_tokens for prompt in prompts])
             for found, detection in zip(parts, detections, strict=True):
@@ -258,13 +265,16 @@ class Detector:
             for found, plan, image in zip(parts, plans, images, strict=True)
         ]
 
-    def _encode_text(self, captions: list[str], cache: dict):
-        """The features of the captions; a caption shared by the whole batch is encoded once per call of predict."""
+    def _encode_text(self, captions: list[str]):
+        """The features of the captions; those of a caption shared by the whole batch are remembered."""
         if len(set(captions)) > 1:
             return self.model.encode_text(captions)
-        if captions[0] not in cache:
-            cache[captions[0]] = self.model.encode_text(captions[:1])
-        return _repeat(cache[captions[0]], len(captions))
+        caption = captions[0]
+        if caption not in self._texts:
+            if len(self._texts) >= REMEMBERED_TEXTS:
+                self._texts.pop(next(iter(self._texts)))  # the oldest
+            self._texts[caption] = self.model.encode_text([caption])
+        return _repeat(self._texts[caption], len(captions))
 
     def _merge(
         self, found: list[BoxList], plan: Sequence[Prompt], size: tuple[int, int], threshold: float
@@ -291,7 +301,7 @@ class Detector:
         )
 
 
-def _repeat(text, count: int):
+def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
     """The features of one caption as those of ``count`` equal ones."""
     if count == 1:
         return text
