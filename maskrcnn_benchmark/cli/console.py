@@ -1,0 +1,52 @@
+"""What every command shares: how it ends, how it reports a mistake, and how it writes."""
+
+import argparse
+import logging
+import sys
+import warnings
+
+OK, PARTIAL_FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: everything done; some inputs failed and were reported; nothing done; stopped by the user."""
+
+
+class CommandError(Exception):
+    """A mistake of the user; the text is one line that names the offending value."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong command line as one line, like every other mistake."""
+
+    def error(self, message: str):
+        raise CommandError(f"{message} (see {self.prog} --help)")
+
+
+def write(text: str = "") -> None:
+    """One piece of the command's result, to standard output."""
+    sys.stdout.write(text + "\n")
+
+
+def report_error(message: object) -> None:
+    """One line on standard error."""
+    sys.stderr.write(f"glip: error: {one_line(message)}\n")
+    sys.stderr.flush()
+
+
+def one_line(message: object) -> str:
+    """The text without line breaks."""
+    return " ".join(line.strip() for line in str(message).splitlines())
+
+
+def set_up_messages() -> None:
+    """Warnings of the package go to standard error as one line each; those of the libraries are left out."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("glip: %(levelname)s: %(message)s"))
+    handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.startswith("maskrcnn_benchmark"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        record.levelname = record.levelname.lower()
+        return one_line(super().format(record))

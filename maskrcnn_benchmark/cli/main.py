@@ -1,0 +1,75 @@
+"""The ``glip`` command. Each sub-command is a module that is imported only when it is asked for."""
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NamedTuple
+
+from maskrcnn_benchmark import __version__
+from maskrcnn_benchmark.cli.console import (
+    BAD_INPUT,
+    INTERRUPTED,
+    CommandError,
+    Parser,
+    report_error,
+    set_up_messages,
+)
+
+
+class Command(NamedTuple):
+    """``module`` holds ``add_parser(subparsers)``, which names the command, and ``run(args) -> exit code``."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "predict": Command("maskrcnn_benchmark.cli.predict", "find the things that a text names on pictures"),
+    "demo": Command("maskrcnn_benchmark.cli.demo", "draw a few scenes and find the things in them"),
+    "scenes": Command("maskrcnn_benchmark.cli.scenes", "write a data set of drawn scenes"),
+    "env": Command("maskrcnn_benchmark.cli.env", "show the versions and devices in use"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; a mistake of the user becomes one line on standard error.
+
+    With the environment variable GLIP_DEBUG set, the mistake is raised with its traceback instead.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(argv)
+    except BrokenPipeError:  # the reader of our output has gone, as in `glip ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except (CommandError, ValueError, OSError, NotImplementedError) as error:
+        if os.environ.get("GLIP_DEBUG"):
+            raise
+        report_error(error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        report_error("stopped by the user")
+        return INTERRUPTED
+
+
+def _run(argv: list[str]) -> int:
+    chosen = next((word for word in argv if not word.startswith("-")), None)
+    parser = Parser(prog="glip", description="Finds the things that a text names on pictures (GLIP).")
+    parser.add_argument("--version", action="version", version=f"glip {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    module = None
+    for name, command in COMMANDS.items():
+        if name == chosen:
+            module = import_module(command.module)
+            module.add_parser(subparsers)
+        else:
+            subparsers.add_parser(name, help=command.help, add_help=False)
+    args = parser.parse_args(argv)
+    assert module is not None  # argparse accepts only names of the table
+    set_up_messages()
+    return module.run(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""``glip predict``: boxes for the things that a text names, on one picture or many."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, PARTIAL_FAILURE, CommandError, report_error, write
+from maskrcnn_benchmark.engine.image_io import ImageError, check_image, find_images, load_image
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from maskrcnn_benchmark.engine.detector_api import Detector, PromptLike
+
+DEFAULT_MODEL = "glip_nano"
+PREDICTIONS_FILE = "predictions.json"
+
+_EXAMPLES = """examples:
+  glip predict --image street.jpg --text "person. traffic light"
+  glip predict --image photos/ more/*.png --caption "a man on a horse" --threshold 0.4 --output found
+  glip predict --image street.jpg --text "person. car" --model glip_tiny_model_o365_goldg
+"""
+
+
+def add_parser(subparsers) -> None:
+    parser = subparsers.add_parser(
+        "predict",
+        help="find the things that a text names on pictures",
+        description="Writes an annotated PNG for every picture and predictions.json, and prints what was found.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--image", nargs="+", action="extend", required=True, metavar="PATH",
+        help="a picture, a folder of pictures or a pattern such as 'photos/*.jpg'; several may follow",
+    )  # fmt: skip
+    text = parser.add_mutually_exclusive_group(required=True)
+    text.add_argument("--text", help="the things to find, separated by full stops: 'person. traffic light'")
+    text.add_argument("--caption", help="a sentence; every noun phrase of it is searched for: 'a man on a horse'")
+    add_model_arguments(parser)
+    parser.add_argument("--output", type=Path, default=Path("glip_output"), metavar="DIR", help="default: %(default)s")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose the detector and how it runs."""
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME|DIR",
+        help="a published model, downloaded when first used, or a folder with config.yaml and weights; "
+        "default: %(default)s, which is part of the package",
+    )  # fmt: skip
+    parser.add_argument("--config-file", metavar="YAML", help="with --weights: the configuration of the model")
+    parser.add_argument("--weights", metavar="FILE", help="with --config-file: a checkpoint, instead of --model")
+    parser.add_argument("--threshold", type=_fraction, default=0.3, help="lowest score shown; default: %(default)s")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="pictures at a time; default: 1")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs the command and returns its exit code."""
+    paths = find_images(args.image)
+    if args.output.exists() and not args.output.is_dir():
+        raise CommandError(f"--output '{args.output}' is a file, not a folder")
+    if bool(args.config_file) != bool(args.weights):
+        raise CommandError("--config-file and --weights go together")
+    readable = list(_report_unreadable(paths))
+    if not readable:
+        return BAD_INPUT
+    prompt = _prompt(args)
+    done = predict_files(load_detector(args), readable, prompt, args)
+    if not done:
+        return BAD_INPUT
+    return OK if done == len(paths) else PARTIAL_FAILURE
+
+
+def load_detector(args: argparse.Namespace) -> "Detector":
+    """The detector that the model arguments describe."""
+    from maskrcnn_benchmark.engine.detector_api import Detector
+
+    if args.config_file:
+        return Detector.from_config_file(args.config_file, args.weights, device=args.device)
+    return Detector.from_pretrained(args.model, device=args.device)
+
+
+def predict_files(detector: "Detector", paths: Sequence[Path], prompt: "PromptLike", args: argparse.Namespace) -> int:
+    """Predicts, draws, writes and prints; reports pictures that cannot be read and returns how many could.
+
+    args: needs ``output``, ``threshold`` and ``batch_size``.
+    """
+    from tqdm import tqdm
+
+    from maskrcnn_benchmark.cli.results import Results, output_names, write_picture
+
+    prompts = detector.prepare(prompt)
+    results = Results(
+        phrases={label: phrase for part in prompts for label, phrase in part.phrases.items()},
+        info={"model": detector.name, "prompt": [part.caption for part in prompts], "threshold": args.threshold},
+    )
+    targets = dict(zip(paths, output_names(paths, args.output), strict=True))
+    written: list[Path] = []
+    with tqdm(total=len(paths), unit="picture", disable=None if len(paths) > 1 else True, leave=False) as progress:
+        for names, images in _batches(paths, args.batch_size):
+            predictions = detector.predict(images, prompts, threshold=args.threshold, batch_size=args.batch_size)
+            for path, image, prediction in zip(names, images, predictions, strict=True):
+                write_picture(targets[path], image, prediction)
+                written.append(targets[path])
+                results.add(str(path), (image.shape[1], image.shape[0]), prediction)
+            progress.update(len(names))
+    if not written:
+        return 0
+    results.write_json(args.output / PREDICTIONS_FILE)
+    write(results.table())
+    write(
+        f"{_number(len(results.annotations), 'box', 'boxes')} on {_number(len(written), 'picture', 'pictures')}"
+        + (f": {results.counts()}" if results.annotations else f" with a score above {args.threshold:g}")
+    )
+    for path in written[:5]:
+        write(f"wrote {path}")
+    if len(written) > 5:
+        write(f"and {len(written) - 5} more pictures")
+    write(f"wrote {args.output / PREDICTIONS_FILE}")
+    return len(written)
+
+
+def _batches(paths: Sequence[Path], size: int) -> "Iterator[tuple[list[Path], list[np.ndarray]]]":
+    """Groups of ``size`` readable pictures with their names; the others are reported."""
+    names: list[Path] = []
+    images: list[np.ndarray] = []
+    for position, path in enumerate(paths, 1):
+        try:
+            images.append(load_image(path))
+            names.append(path)
+        except ImageError as error:
+            report_error(error)
+        if images and (len(images) == size or position == len(paths)):
+            yield names, images
+            names, images = [], []
+
+
+def _report_unreadable(paths: Sequence[Path]) -> Iterator[Path]:
+    """The pictures whose header can be read, before any time goes into the model; the others are reported."""
+    for path in paths:
+        try:
+            check_image(path)
+        except ImageError as error:
+            report_error(error)
+        else:
+            yield path
+
+
+def _prompt(args: argparse.Namespace) -> "PromptLike":
+    from maskrcnn_benchmark.text.class_names import has_content, split_class_text
+
+    if args.text is not None:
+        return split_class_text(args.text)
+    if not has_content(args.caption):
+        raise CommandError(f"--caption {args.caption!r} holds no word; write for example 'a man on a horse'")
+    from maskrcnn_benchmark.engine.detector_api import Caption
+
+    return Caption(args.caption)
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value
+
+
+def count(text: str) -> int:
+    """Reads a positive number of the command line."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
