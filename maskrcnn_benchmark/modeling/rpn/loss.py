@@ -397,6 +397,7 @@ def make_atss_loss_evaluator(cfg, box_coder) -> ATSSLossComputation:
         token_alpha=fuse.TOKEN_ALPHA,
         topk=atss.TOPK * anchors_per_location,
         use_classification=fuse.USE_CLASSIFICATION_LOSS,
+        no_object_on_last_token=fuse.NO_OBJECT_ON_LAST_TOKEN,
         span_tokens=span_tokens,
         shallow=shallow,
     )
