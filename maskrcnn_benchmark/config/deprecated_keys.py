@@ -1,7 +1,7 @@
 """Keys that published configurations may set and that change nothing. They are accepted, and reported once when set.
 
-Kept so that every configuration and every dump of the original merges. `OUT_OF_SCOPE` lists whole groups that belong to
-detectors this project does not build; shipped task files set some of their values, so they are accepted in silence.
+Kept so that every configuration and every dump of the original merges. `OUT_OF_SCOPE` lists groups and keys that belong
+to detectors this project does not build; published files set some of their values, so they are accepted in silence.
 """
 
 _UNUSED = "nothing reads it"
@@ -63,13 +63,60 @@ DEPRECATED_KEYS: dict[str, str] = {
     "TENSORBOARD_EXP": "event files are written to OUTPUT_DIR",
 }
 
+_RNN = "RNN text encoder"
+_RPN = "classic region proposal network"
+_ATSS = "closed-set ATSS head"
+
 OUT_OF_SCOPE: dict[str, str] = {
+    "MODEL.ATSS.CHANNELS": _ATSS,
+    "MODEL.ATSS.NUM_CLASSES": _ATSS,
+    "MODEL.ATSS.NUM_CONVS": _ATSS,
+    "MODEL.ATSS.PRIOR_PROB": _ATSS,
+    "MODEL.ATSS.USE_BN": _ATSS,
+    "MODEL.ATSS.USE_DFCONV": _ATSS,
+    "MODEL.ATSS.USE_DYRELU": _ATSS,
+    "MODEL.ATSS.USE_GN": _ATSS,
+    "MODEL.ATSS.USE_SE": _ATSS,
+    "MODEL.BACKBONE.EFFICIENT_DET_COMPOUND": "EfficientDet",
+    "MODEL.BACKBONE.EFFICIENT_DET_START_FROM": "EfficientDet",
+    "MODEL.BACKBONE.NORM_LEVEL": "ResNet bodies",
     "MODEL.BIFPN": "EfficientDet",
+    "MODEL.BOX_ON": "two-stage heads",
+    "MODEL.DYHEAD.COSINE_SCALE": "head without language",
     "MODEL.FCOS": "FCOS",
+    "MODEL.FOCAL.BBOX_REG_BETA": "RetinaNet",
+    "MODEL.FOCAL.BBOX_REG_WEIGHT": "RetinaNet",
+    "MODEL.FOCAL.BG_IOU_THRESHOLD": "RetinaNet",
+    "MODEL.FOCAL.FG_IOU_THRESHOLD": "RetinaNet",
+    "MODEL.KEYPOINT_ON": "two-stage heads",
+    "MODEL.LANGUAGE_BACKBONE.BIDIRECTIONAL": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.CORPUS_PATH": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.DROPOUT_P": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.HIDDEN_SIZE": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.INPUT_DROPOUT_P": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.RNN_TYPE": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.VARIABLE_LENGTH": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.VOCAB_SIZE": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.WORD_EMBEDDING_SIZE": _RNN,
+    "MODEL.LANGUAGE_BACKBONE.WORD_VEC_SIZE": _RNN,
+    "MODEL.ONNX": "export of two-stage detectors",
     "MODEL.RESNETS": "ResNet bodies",
     "MODEL.RETINANET": "RetinaNet",
     "MODEL.ROI_BOX_HEAD": "two-stage heads",
     "MODEL.ROI_HEADS": "two-stage heads",
     "MODEL.ROI_KEYPOINT_HEAD": "two-stage heads",
     "MODEL.ROI_MASK_HEAD": "two-stage heads",
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": _RPN,
+    "MODEL.RPN.BG_IOU_THRESHOLD": _RPN,
+    "MODEL.RPN.FG_IOU_THRESHOLD": _RPN,
+    "MODEL.RPN.FPN_POST_NMS_TOP_N_TEST": _RPN,
+    "MODEL.RPN.FPN_POST_NMS_TOP_N_TRAIN": _RPN,
+    "MODEL.RPN.MIN_SIZE": _RPN,
+    "MODEL.RPN.NMS_THRESH": _RPN,
+    "MODEL.RPN.POSITIVE_FRACTION": _RPN,
+    "MODEL.RPN.POST_NMS_TOP_N_TEST": _RPN,
+    "MODEL.RPN.POST_NMS_TOP_N_TRAIN": _RPN,
+    "MODEL.RPN.PRE_NMS_TOP_N_TEST": _RPN,
+    "MODEL.RPN.PRE_NMS_TOP_N_TRAIN": _RPN,
+    "MODEL.RPN.RPN_HEAD": _RPN,
 }

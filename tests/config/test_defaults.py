@@ -1,5 +1,7 @@
+import re
+
 import pytest
-from config_tools import OPEN_GROUPS, flatten, recorded_types
+from config_tools import OPEN_GROUPS, REPOSITORY, flatten, recorded_types
 
 from maskrcnn_benchmark.config import cfg, default_config
 from maskrcnn_benchmark.config.added_keys import ADDED_KEYS
@@ -43,6 +45,13 @@ def test_added_keys_stand_in_one_table():
         assert key.meaning.endswith(".")
 
 
+def test_every_added_key_is_read():
+    files = [path for path in (REPOSITORY / "maskrcnn_benchmark").rglob("*.py") if path.parent.name != "config"]
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    for key in ADDED_KEYS:
+        assert re.search(rf"\.{key.name.rsplit('.', 1)[-1]}\b", code), key.name
+
+
 def test_a_key_cannot_be_defined_twice():
     with pytest.raises(ValueError, match="MODEL.WEIGHT is defined twice"):
         default_config().define("MODEL.WEIGHT", "")
@@ -51,6 +60,7 @@ def test_a_key_cannot_be_defined_twice():
 def test_deprecated_keys_and_groups_exist():
     for name in (*DEPRECATED_KEYS, *OUT_OF_SCOPE):
         node_at(name)
+    assert not set(DEPRECATED_KEYS) & set(OUT_OF_SCOPE)
 
 
 def test_clones_do_not_share_values():
