@@ -1,0 +1,196 @@
+"""A whole training run: from a configuration file to checkpoints in its output folder."""
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from maskrcnn_benchmark.config import CfgNode, default_config, try_to_find
+from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.engine.launch import (
+    add_launcher_argument,
+    local_rank_of,
+    process_group,
+    setup_for_distributed,
+    world_size_of_environment,
+)
+from maskrcnn_benchmark.engine.trainer import do_train
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpointer
+from maskrcnn_benchmark.utils.logger import setup_logger
+from maskrcnn_benchmark.utils.metric_logger import MetricLogger, TensorboardLogger
+from maskrcnn_benchmark.utils.miscellaneous import mkdir, save_config
+from maskrcnn_benchmark.utils.random_state import seed_everything
+
+RESUME_AUTO, RESUME_NONE = "auto", "none"
+DELIMITER = "  "
+
+logger = logging.getLogger("maskrcnn_benchmark.trainer")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What the command line says beside the configuration.
+
+    Args:
+        resume: "auto" goes on from the last checkpoint of the output folder if there is one, "none" starts afresh, and
+            a path goes on from that checkpoint.
+        deadline: time.monotonic() at which to save and stop, None for never.
+        use_tensorboard: write event files to the output folder.
+        skip_test: accepted; training does not test.
+    """
+
+    resume: str = RESUME_AUTO
+    deadline: float | None = None
+    use_tensorboard: bool = False
+    skip_test: bool = False
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training command; the configuration entries KEY VALUE ... are not among them."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="configuration of model, data and solver")
+    add_launcher_argument(parser)
+    parser.add_argument("--skip-test", action="store_true", help="accepted; training does not test at its end")
+    parser.add_argument("--use-tensorboard", action="store_true", help="write event files to OUTPUT_DIR")
+    parser.add_argument(
+        "--save_original_config", action="store_true", help="copy the file to OUTPUT_DIR/config_original.yml"
+    )
+    parser.add_argument(
+        "--disable_output_distributed", action="store_true", help="no print() from processes other than the first"
+    )
+    parser.add_argument("--override_output_dir", metavar="DIR", help="OUTPUT_DIR, whatever the configuration says")
+    parser.add_argument(
+        "--resume",
+        default=RESUME_AUTO,
+        metavar="auto|none|PATH",
+        help="auto: go on from the last checkpoint of OUTPUT_DIR if there is one; none: start afresh; or a checkpoint",
+    )
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="M",
+        help="save and end successfully after that time; the same command goes on",
+    )
+
+
+def configuration(args: argparse.Namespace, opts: Sequence[str]) -> CfgNode:
+    """The merged and frozen configuration of the arguments."""
+    cfg = default_config()
+    cfg.merge_from_file(args.config_file)
+    cfg.merge_from_list(list(opts))
+    if args.override_output_dir:
+        cfg.OUTPUT_DIR = args.override_output_dir
+    cfg.freeze()
+    return cfg
+
+
+def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
+    """Trains as the arguments say; returns the exit code."""
+    started = time.monotonic()
+    if args.max_minutes is not None and args.max_minutes <= 0:
+        raise ValueError(f"--max-minutes {args.max_minutes:g}: give a positive number of minutes")
+    cfg = configuration(args, opts)
+    local_rank = local_rank_of(args.local_rank)
+    with process_group(cfg.MODEL.DEVICE, args.local_rank) as device:
+        if args.disable_output_distributed:
+            setup_for_distributed(local_rank == 0)
+        _prepare_output(cfg, args)
+        seed_everything(cfg.SOLVER.SEED + comm.get_rank())
+        options = RunOptions(
+            resume=args.resume,
+            deadline=None if args.max_minutes is None else started + 60 * args.max_minutes,
+            use_tensorboard=args.use_tensorboard,
+            skip_test=args.skip_test,
+        )
+        train(cfg, device, options)
+    return 0
+
+
+def _prepare_output(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Makes the output folder with the configuration in it, and sets up the log."""
+    if not cfg.OUTPUT_DIR:
+        raise ValueError("OUTPUT_DIR is empty: training needs a folder for its checkpoints")
+    mkdir(cfg.OUTPUT_DIR)
+    setup_logger("maskrcnn_benchmark", cfg.OUTPUT_DIR, comm.get_rank())
+    logger.info("Command: %s", " ".join(sys.argv))
+    logger.info("Processes: %d; PyTorch %s", comm.get_world_size(), torch.__version__)
+    if comm.is_main_process() and args.save_original_config:
+        shutil.copyfile(args.config_file, Path(cfg.OUTPUT_DIR, "config_original.yml"))
+
+
+def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None) -> nn.Module:
+    """Builds model, data and solver, trains, and returns the model (without the wrapper for several processes)."""
+    options = options or RunOptions()
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    is_distributed = world_size_of_environment() > 1
+    model = build_detection_model(cfg).to(device)
+    data_loader = make_data_loader(cfg, is_train=True, is_distributed=is_distributed)  # fixes SOLVER.MAX_ITER
+    val_data_loader = None
+    if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
+        val_data_loader = make_data_loader(cfg, is_train=False, is_distributed=is_distributed)[0]
+    save_config(cfg, os.path.join(cfg.OUTPUT_DIR, "config.yml"))
+    optimizer = make_optimizer(cfg, model)
+    scheduler = make_lr_scheduler(cfg, optimizer)
+    checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR)
+    arguments = {"iteration": 0, **_load(checkpointer, cfg.MODEL.WEIGHT, options.resume)}
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    logger.info("Parameters to train: %d; device %s", trainable, device)
+    do_train(
+        cfg,
+        _wrap(cfg, model, device) if is_distributed else model,
+        data_loader,
+        optimizer,
+        scheduler,
+        checkpointer,
+        device,
+        cfg.SOLVER.CHECKPOINT_PERIOD,
+        arguments,
+        val_data_loader,
+        _meters(cfg, options, int(arguments["iteration"])),
+        deadline=options.deadline,
+    )
+    return model
+
+
+def _load(checkpointer: Checkpointer, weight: str, resume: str) -> dict[str, Any]:
+    """Gives the model its first weights, or everything its state at a checkpoint, of which it returns the rest."""
+    if resume not in (RESUME_AUTO, RESUME_NONE):
+        return checkpointer.resume(resume)
+    if resume == RESUME_AUTO and checkpointer.has_checkpoint():
+        return checkpointer.load()
+    if not weight:
+        logger.info("MODEL.WEIGHT is empty: training starts from random weights")
+        return {}
+    try:
+        weight = try_to_find(weight)
+    except FileNotFoundError:
+        logger.info("MODEL.WEIGHT %s is no file in the search path: looking for a published name", weight)
+    return checkpointer.load(weight, force=True)
+
+
+def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[device.index] if device.type == "cuda" else None,
+        broadcast_buffers=cfg.MODEL.BACKBONE.USE_BN,
+        find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
+    )
+
+
+def _meters(cfg: CfgNode, options: RunOptions, iteration: int) -> MetricLogger:
+    if options.use_tensorboard:
+        return TensorboardLogger(cfg.OUTPUT_DIR, start_iter=iteration, delimiter=DELIMITER)
+    return MetricLogger(delimiter=DELIMITER)

@@ -1,0 +1,34 @@
+"""Train a model.
+
+    python tools/train_net.py --config-file CONFIG [flags] [KEY VALUE ...]
+    torchrun --nproc_per_node=8 tools/train_net.py --config-file CONFIG [flags] [KEY VALUE ...]
+
+The same command again goes on where the last one stopped; with --max-minutes a long run can be cut into short ones.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from maskrcnn_benchmark.engine.launch import setup_for_distributed
+from maskrcnn_benchmark.engine.training_run import add_arguments, run, train
+from maskrcnn_benchmark.utils import env  # noqa: F401  runs the site's set-up
+
+__all__ = ["main", "setup_for_distributed", "train"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Flags may stand anywhere among the configuration entries."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_arguments(parser)
+    args, opts = parser.parse_known_args(argv)
+    unknown = [word for word in opts if word.startswith("--")]
+    if unknown:
+        parser.error(f"unknown flag {unknown[0]}")
+    return run(args, opts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
