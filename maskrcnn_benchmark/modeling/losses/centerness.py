@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -13,8 +12,3 @@ def centerness_targets(anchors: Tensor, gt_boxes: Tensor) -> Tensor:
     low, high = centers - gt_boxes[:, :2], gt_boxes[:, 2:] - centers
     ratio = torch.minimum(low, high).clamp(min=0) / torch.maximum(low, high)
     return ratio.prod(-1).sqrt()
-
-
-def centerness_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed binary cross-entropy of logits (N,) and targets (N,) -> scalar float32."""
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float(), reduction="sum")
