@@ -79,7 +79,7 @@ def make_optimizer(cfg, model: nn.Module) -> Optimizer:
     groups = parameter_groups(model.named_parameters(), GroupRules.from_config(cfg))
     builders: dict[str, Callable[[], Optimizer]] = {
         "SGD": lambda: MergedSGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM),
-        "ADAMW": lambda: MergedAdamW(groups, lr=cfg.SOLVER.BASE_LR),
+        "ADAMW": lambda: MergedAdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=_all_on_cuda(groups) or None),
     }
     if cfg.SOLVER.OPTIMIZER not in builders:
         raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r}; known: {', '.join(builders)}")
@@ -88,3 +88,8 @@ def make_optimizer(cfg, model: nn.Module) -> Optimizer:
     if clipping.ENABLED and clipping.CLIP_VALUE > 0:
         clip_before_step(optimizer, clipping.CLIP_TYPE, clipping.CLIP_VALUE)
     return optimizer
+
+
+def _all_on_cuda(groups: list[dict[str, Any]]) -> bool:
+    """Whether torch's fused kernels, which also skip a bad step without asking the host, can be used."""
+    return all(parameter.is_cuda for group in groups for parameter in group["params"])
