@@ -2,8 +2,10 @@
 
 import argparse
 import logging
+import os
 import sys
 import warnings
+from collections.abc import Callable
 
 OK, PARTIAL_FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: everything done; some inputs failed and were reported; nothing done; stopped by the user."""
@@ -29,6 +31,26 @@ def report_error(message: object) -> None:
     """One line on standard error."""
     sys.stderr.write(f"glip: error: {one_line(message)}\n")
     sys.stderr.flush()
+
+
+def report_errors(command: Callable[[], int]) -> int:
+    """Runs a command and returns its exit code; a mistake of the user becomes one line on standard error.
+
+    With the environment variable GLIP_DEBUG set, the mistake is raised with its traceback instead.
+    """
+    try:
+        return command()
+    except BrokenPipeError:  # the reader of our output has gone, as in `glip ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return INTERRUPTED
+    except (CommandError, ValueError, OSError, NotImplementedError) as error:
+        if os.environ.get("GLIP_DEBUG"):
+            raise
+        report_error(error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        report_error("stopped by the user")
+        return INTERRUPTED
 
 
 def one_line(message: object) -> str:

@@ -1,20 +1,12 @@
 """The ``glip`` command. Each sub-command is a module that is imported only when it is asked for."""
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
 from maskrcnn_benchmark import __version__
-from maskrcnn_benchmark.cli.console import (
-    BAD_INPUT,
-    INTERRUPTED,
-    CommandError,
-    Parser,
-    report_error,
-    set_up_messages,
-)
+from maskrcnn_benchmark.cli.console import Parser, report_errors, set_up_messages
 
 
 class Command(NamedTuple):
@@ -33,24 +25,9 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; a mistake of the user becomes one line on standard error.
-
-    With the environment variable GLIP_DEBUG set, the mistake is raised with its traceback instead.
-    """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(argv)
-    except BrokenPipeError:  # the reader of our output has gone, as in `glip ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return INTERRUPTED
-    except (CommandError, ValueError, OSError, NotImplementedError) as error:
-        if os.environ.get("GLIP_DEBUG"):
-            raise
-        report_error(error)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        report_error("stopped by the user")
-        return INTERRUPTED
+    """Runs one command and returns its exit code; a mistake of the user becomes one line on standard error."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return report_errors(lambda: _run(words))
 
 
 def _run(argv: list[str]) -> int:
