@@ -1,7 +1,7 @@
 """One picture, one text: python tools/demo.py --image street.jpg --categories person "traffic light" --output found.png
 
-The text is a sentence (--caption), a list of classes (--categories), or a JSON file (--entities-json) with a caption and
-the parts of it to find: {"caption": "a man on a horse", "entities": [{"span": "horse"}, {"char_bounds": [0, 5]}]}.
+The text is a sentence (--caption), a list of classes (--categories), or a JSON file (--entities-json) with a caption
+and the parts of it to find: {"caption": "a man on a horse", "entities": [{"span": "horse"}, {"char_bounds": [0, 5]}]}.
 """
 
 import argparse

@@ -51,7 +51,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--config-file", metavar="YAML", help="with --weights: the configuration of the model")
     parser.add_argument("--weights", metavar="FILE", help="with --config-file: a checkpoint, instead of --model")
-    parser.add_argument("--threshold", type=_fraction, default=0.3, help="lowest score shown; default: %(default)s")
+    parser.add_argument(
+        "--threshold", type=_fraction, default=0.3, metavar="SCORE", help="lowest score shown; default: %(default)s"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="pictures at a time; default: 1")
 
