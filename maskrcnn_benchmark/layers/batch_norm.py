@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.utils.comm import get_world_size, reduce_sum
@@ -46,7 +45,12 @@ class NaiveSyncBatchNorm2d(nn.BatchNorm2d):
                 momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
                 self.running_mean.lerp_(mean, momentum)
                 self.running_var.lerp_(variance, momentum)
-        return F.batch_norm(x, mean, variance, self.weight, self.bias, training=False, eps=self.eps)
+        # torch's own function takes given statistics as constants, but here the gradient goes through them.
+        scale = (variance + self.eps).rsqrt()
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
 
 
 class _SumOverRanks(torch.autograd.Function):
