@@ -33,6 +33,9 @@ _PALETTE: tuple[Color, ...] = (
 )
 _GOLDEN_RATIO = 0.618033988749895
 _ELLIPSIS = "..."
+# Placing a label: cost of a covered pixel of another label and of a small box, of each step away from the usual place
+# (in plate areas), and up to how many plate areas a box counts as small.
+LABEL_COST, FRAME_COST, STEP_COST, SMALL_FRAME = 500.0, 0.5, 0.02, 6
 # Tried in this order for letters that the font inside Pillow lacks; a machine without them shows empty squares.
 _FALLBACK_FONTS = ("NotoSans-Regular.ttf", "DejaVuSans.ttf", "NotoSansCJK-Regular.ttc", "Arial Unicode.ttf")
 
@@ -257,22 +260,35 @@ def layout_labels(
         if plate is None or plate.height > size[1]:
             labels.append(None)
             continue
-        rect = _place(plate, frame, style, size, taken)
+        rect = _place(plate, frame, style, size, taken, np.array(frames))
         taken = np.vstack([taken, rect])
         labels.append(PlacedLabel(plate, rect))
     return labels
 
 
-def _place(plate: _Plate, frame: Rect, style: Style, size: tuple[int, int], taken: np.ndarray) -> Rect:
-    """The first place near ``frame`` that covers none of the rectangles ``taken`` (N, 4), else the least covering."""
+def _place(
+    plate: _Plate, frame: Rect, style: Style, size: tuple[int, int], taken: np.ndarray, frames: np.ndarray
+) -> Rect:
+    """The place beside ``frame`` that covers least of the labels ``taken`` (N, 4) and of small boxes among ``frames``.
+
+    Covering a label counts most; covering a box that is not much larger than the label, a little; and so does each step
+    down the list of candidates, so that a label strays from its box only for a reason.
+    """
     extent = np.array([plate.width, plate.height])
     corners = np.array(list(_candidates(plate, frame, style)))
     corners = np.clip(corners, 0, np.maximum(np.array(size) - extent, 0)).round()  # (candidates, 2)
-    upper = np.maximum(corners[:, None], taken[None, :, :2])
-    lower = np.minimum(corners[:, None] + extent, taken[None, :, 2:])
-    covered = (lower - upper).clip(0).prod(-1).sum(-1)  # pixels of earlier labels under each candidate
-    x, y = corners[covered.argmin()].tolist()  # argmin is the first of equals
+    area = plate.width * plate.height
+    small = frames[(frames[:, 2:] - frames[:, :2]).prod(-1) < SMALL_FRAME * area]
+    cost = LABEL_COST * _covered(corners, extent, taken) + FRAME_COST * _covered(corners, extent, small)
+    x, y = corners[(cost + STEP_COST * area * np.arange(len(corners))).argmin()].tolist()
     return x, y, x + plate.width, y + plate.height
+
+
+def _covered(corners: np.ndarray, extent: np.ndarray, rects: np.ndarray) -> np.ndarray:
+    """Pixels of ``rects`` (N, 4) under a plate of size ``extent`` (2,) at each of the ``corners`` (C, 2): (C,)."""
+    upper = np.maximum(corners[:, None], rects[None, :, :2])
+    lower = np.minimum(corners[:, None] + extent, rects[None, :, 2:])
+    return (lower - upper).clip(0).prod(-1).sum(-1)
 
 
 def _candidates(plate: _Plate, frame: Rect, style: Style) -> Iterator[tuple[float, float]]:

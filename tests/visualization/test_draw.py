@@ -118,3 +118,15 @@ def test_no_boxes_returns_a_copy():
     image = _noise()
     assert (np.asarray(draw_boxes(image, [], [])) == image).all()
     assert (np.asarray(draw_boxes(image, np.zeros((0, 4)), [], scores=[])) == image).all()
+
+
+def test_labels_leave_small_boxes_in_sight():
+    size = (640, 480)
+    frames = [(300.0, 200.0, 340.0, 230.0), (310.0, 180.0, 335.0, 198.0), (300.0, 232.0, 330.0, 250.0)]
+    labels = layout_labels(frames, ["boat 0.90", "star 0.80", "cup 0.70"], size, Style.for_size(*size))
+    for label in labels:
+        x1, y1, x2, y2 = label.rect
+        for frame in frames:
+            width = max(0.0, min(x2, frame[2]) - max(x1, frame[0]))
+            height = max(0.0, min(y2, frame[3]) - max(y1, frame[1]))
+            assert width * height <= 0.25 * (frame[2] - frame[0]) * (frame[3] - frame[1])
