@@ -10,14 +10,16 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.ops.deform_conv import deform_conv2d
 
 
-class DeformConv(nn.Module):
-    """Deformable convolution without modulation and without bias.
+class _DeformableLayer(nn.Module):
+    """Weights and settings of a deformable convolution.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups: as in nn.Conv2d.
-        deformable_groups: number of groups of input channels that have an offset of their own.
-        bias: must be False; the operator of the original has none.
+        deformable_groups: number of groups of input channels that have an offset, and a mask, of their own.
+        bias: whether there is one; by default what the class has.
     """
+
+    has_bias = True
 
     def __init__(
         self,
@@ -29,53 +31,17 @@ class DeformConv(nn.Module):
         dilation: int | tuple[int, int] = 1,
         groups: int = 1,
         deformable_groups: int = 1,
-        bias: bool = False,
-    ):
-        super().__init__()
-        if bias:
-            raise ValueError("DeformConv has no bias; ModulatedDeformConv has")
-        _check_groups(in_channels, out_channels, groups, deformable_groups)
-        self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.deformable_groups = deformable_groups
-        self.weight = nn.Parameter(_uniform_weight(in_channels, out_channels, kernel_size, groups))
-
-    def forward(self, input: Tensor, offset: Tensor) -> Tensor:
-        """input (B, C, H, W), offset (B, 2 * deformable_groups * kh * kw, H', W') -> (B, O, H', W')."""
-        return deform_conv2d(
-            input, offset, self.weight, stride=self.stride, padding=self.padding, dilation=self.dilation
-        )
-
-
-class ModulatedDeformConv(nn.Module):
-    """Deformable convolution whose taps are weighted by a mask; the caller applies the sigmoid.
-
-    Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as in nn.Conv2d.
-        deformable_groups: number of groups of input channels that have an offset and a mask of their own.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
+        bias: bool | None = None,
     ):
         super().__init__()
         _check_groups(in_channels, out_channels, groups, deformable_groups)
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, _pair(kernel_size)
         self.stride, self.padding, self.dilation = stride, padding, dilation
-        self.deformable_groups = deformable_groups
+        self.groups, self.deformable_groups = groups, deformable_groups
         self.weight = nn.Parameter(_uniform_weight(in_channels, out_channels, kernel_size, groups))
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if (self.has_bias if bias is None else bias) else None
 
-    def forward(self, input: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
-        """input (B, C, H, W), offset (B, 2 * taps, H', W'), mask (B, taps, H', W') -> (B, O, H', W')."""
+    def convolve(self, input: Tensor, offset: Tensor, mask: Tensor | None) -> Tensor:
         return deform_conv2d(
             input,
             offset,
@@ -91,40 +57,49 @@ class ModulatedDeformConv(nn.Module):
         return (
             f"in_channels={self.in_channels}, out_channels={self.out_channels}, kernel_size={self.kernel_size}, "
             f"stride={self.stride}, dilation={self.dilation}, padding={self.padding}, "
-            f"groups={self.in_channels // self.weight.shape[1]}, deformable_groups={self.deformable_groups}, "
-            f"bias={self.bias is not None}"
+            f"groups={self.groups}, deformable_groups={self.deformable_groups}, bias={self.bias is not None}"
         )
 
 
-class ModulatedDeformConvPack(ModulatedDeformConv):
+class DeformConv(_DeformableLayer):
+    """Deformable convolution without modulation; it has no bias, as the operator of the original has none."""
+
+    has_bias = False
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.bias is not None:
+            raise ValueError("DeformConv has no bias; ModulatedDeformConv has")
+
+    def forward(self, input: Tensor, offset: Tensor) -> Tensor:
+        """input (B, C, H, W), offset (B, 2 * deformable_groups * kh * kw, H', W') -> (B, O, H', W')."""
+        return self.convolve(input, offset, None)
+
+
+class ModulatedDeformConv(_DeformableLayer):
+    """Deformable convolution whose taps are weighted by a mask; the caller applies the sigmoid."""
+
+    def forward(self, input: Tensor, offset: Tensor, mask: Tensor) -> Tensor:
+        """input (B, C, H, W), offset (B, 2 * taps, H', W'), mask (B, taps, H', W') -> (B, O, H', W')."""
+        return self.convolve(input, offset, mask)
+
+
+class ModulatedDeformConvPack(_DeformableLayer):
     """Modulated deformable convolution that predicts its own offset and mask; it starts as a plain one halved."""
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1,
-        padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1,
-        groups: int = 1,
-        deformable_groups: int = 1,
-        bias: bool = True,
-    ):
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride, padding, dilation, groups, deformable_groups, bias
-        )
-        taps = math.prod(self.kernel_size)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        predicted = 3 * self.deformable_groups * math.prod(self.kernel_size)
         self.conv_offset_mask = nn.Conv2d(
-            in_channels, 3 * deformable_groups * taps, kernel_size, stride, padding, dilation
+            self.in_channels, predicted, self.kernel_size, self.stride, self.padding, self.dilation
         )
         nn.init.zeros_(self.conv_offset_mask.weight)
         nn.init.zeros_(self.conv_offset_mask.bias)
 
-    def forward(self, input: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, input: Tensor) -> Tensor:
         """input (B, C, H, W) -> (B, O, H', W')."""
         first, second, mask = self.conv_offset_mask(input).chunk(3, dim=1)
-        return super().forward(input, torch.cat((first, second), dim=1), mask.sigmoid())
+        return self.convolve(input, torch.cat((first, second), dim=1), mask.sigmoid())
 
 
 class DFConv2d(nn.Module):
