@@ -9,12 +9,12 @@
 #   make clean       remove what the targets made, .venv included
 #
 # Variables: PYTHON (interpreter that makes .venv), WORKERS (test processes), PYTEST_ARGS (more arguments for pytest),
-# SEED (scenes of the demo). pip reads its usual settings, so PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS can offer a CPU-only torch.
+# SEED (draws the same scenes again in the demo). pip reads its usual settings, so PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS can offer a CPU-only torch.
 
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
-SEED ?= $(shell date +%s)
+SEED ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -36,7 +36,7 @@ $(READY):
 	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: $(READY)
-	@$(BIN)/python -m maskrcnn_benchmark.cli.main demo --output $(DEMO) --seed $(SEED)
+	@$(BIN)/glip demo --output $(DEMO) $(if $(SEED),--seed $(SEED))
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)

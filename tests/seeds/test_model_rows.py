@@ -190,3 +190,12 @@ def test_what_a_tuning_mode_trains(shape_model, frozen, probe, prompt, tensors, 
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     assert len(trained) == tensors
     assert sum(parameter.numel() for parameter in trained) == numbers
+
+
+def test_text_encoder_from_a_folder(shape_model, bert_vocabulary, caplog):
+    """Rows 17 and 64: a folder with sizes and vocabulary is enough, for the network as for the prompts."""
+    with caplog.at_level(logging.WARNING, logger="maskrcnn_benchmark"):
+        model = shape_model("glip_A_Swin_T_O365")
+    assert [record.levelname for record in caplog.records] == ["WARNING"] and bert_vocabulary in caplog.text
+    assert model.language_backbone.body.model.config.hidden_size == 768
+    assert model.tokenizer("person")["input_ids"] == [101, 2711, 102]
