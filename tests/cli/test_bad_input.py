@@ -142,6 +142,13 @@ def test_models_that_do_not_exist(folder, capsys):
     assert_refused(command("../good.png", "dog", "--model", "mine"), "'mine'", folder, capsys)
 
 
+def test_a_published_model_without_network(folder, capsys, monkeypatch):
+    monkeypatch.setenv("GLIP_OFFLINE", "1")
+    monkeypatch.setenv("GLIP_CACHE", str(folder / "cache"))
+    name = "glip_tiny_model_o365"
+    assert_refused(command("../good.png", "dog", "--model", name), name, folder, capsys)
+
+
 def with_weights(config, weights) -> list[str]:
     return command("../good.png", "dog", "--device", "cpu", "--config-file", str(config), "--weights", str(weights))
 
