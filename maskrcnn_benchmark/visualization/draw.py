@@ -255,12 +255,13 @@ def layout_labels(
     """
     labels: list[PlacedLabel | None] = []
     taken = np.zeros((0, 4))
+    boxes = np.array(frames).reshape(-1, 4)
     for frame, text in zip(frames, texts, strict=True):
         plate = _Plate.fit(text.strip(), style, size[0])
         if plate is None or plate.height > size[1]:
             labels.append(None)
             continue
-        rect = _place(plate, frame, style, size, taken, np.array(frames))
+        rect = _place(plate, frame, style, size, taken, boxes)
         taken = np.vstack([taken, rect])
         labels.append(PlacedLabel(plate, rect))
     return labels
