@@ -1,0 +1,7 @@
+"""Figures of merit: each evaluator collects predictions item by item."""
+
+from maskrcnn_benchmark.evaluation.base import Evaluator
+from maskrcnn_benchmark.evaluation.coco import CocoEvaluator, COCOResults
+from maskrcnn_benchmark.evaluation.phrase_recall import PhraseRecall
+
+__all__ = ["COCOResults", "CocoEvaluator", "Evaluator", "PhraseRecall"]

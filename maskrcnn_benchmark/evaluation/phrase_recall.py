@@ -1,0 +1,130 @@
+"""Recall of phrase grounding: is one of the best k boxes of a phrase on one of its things?"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.evaluation.base import Evaluator
+
+TOP_K = (1, 5, 10)
+ALL_TYPES = "all"
+UPPER_BOUND = -1
+
+
+def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
+    """Intersection over union (N, M) of xyxy boxes (N, 4) and (M, 4), whose ends are edges: without +1."""
+    top_left = torch.maximum(boxes[:, None, :2], others[:, :2])
+    bottom_right = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
+    areas, other_areas = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, others))
+    return intersection / (areas[:, None] + other_areas - intersection).clamp(min=torch.finfo(boxes.dtype).tiny)
+
+
+def union_box(boxes: Tensor) -> Tensor:
+    """The box (1, 4) around all boxes (N, 4)."""
+    return torch.cat([boxes[:, :2].min(0).values, boxes[:, 2:].max(0).values])[None]
+
+
+class PhraseRecall(Evaluator):
+    """Recall@k over phrases.
+
+    Args:
+        top_k: numbers of boxes per phrase that may be looked at.
+        iou_threshold: overlap that makes a box right.
+        merge_boxes: a phrase with several things has one right box, the one around them all (the MERGED-BOX protocol);
+            otherwise each of its things is right (ANY-BOX).
+    """
+
+    def __init__(self, top_k: Sequence[int] = TOP_K, iou_threshold: float = 0.5, merge_boxes: bool = False):
+        super().__init__()
+        self.top_k = tuple(top_k)
+        self.iou_threshold = iou_threshold
+        self.merge_boxes = merge_boxes
+
+    def update(
+        self,
+        sentence_id: int | str,
+        predictions: Sequence[Tensor],
+        ground_truth: Sequence[Tensor],
+        types: Sequence[Sequence[str]] | None = None,
+    ) -> None:
+        """Takes in one sentence.
+
+        Args:
+            sentence_id: a sentence that comes again is ignored.
+            predictions: for each phrase boxes (N, 4) xyxy, best first; N may be 0.
+            ground_truth: for each phrase boxes (G, 4) of its things, in the same pixels, G > 0.
+            types: for each phrase the kinds that it counts for beside "all".
+        Raises: ValueError when the numbers of phrases differ.
+        """
+        if len(predictions) != len(ground_truth):
+            raise ValueError(
+                f"sentence {sentence_id}: predictions for {len(predictions)} phrases, ground truth for "
+                f"{len(ground_truth)}"
+            )
+        types = [()] * len(ground_truth) if types is None else types
+        ranks = [
+            self._first_hit(found.cpu().float(), wanted.cpu().float())
+            for found, wanted in zip(predictions, ground_truth, strict=True)
+        ]
+        self._items.setdefault(sentence_id, list(zip(ranks, map(tuple, types), strict=True)))
+
+    def _first_hit(self, boxes: Tensor, wanted: Tensor) -> int | None:
+        """Number of better boxes before the first right one, None if no box is right."""
+        if self.merge_boxes:
+            wanted = union_box(wanted)
+        hits = (overlaps(boxes, wanted) >= self.iou_threshold).any(1).nonzero()
+        return int(hits[0]) if len(hits) else None
+
+    def summarize(self) -> dict[str, float]:
+        """`Recall@k_TYPE` and `Upper_bound_TYPE` (all boxes) in 0..1, for "all" and every type seen."""
+        ranks: dict[str, list[int | None]] = defaultdict(list)
+        for sentence in self._items.values():
+            for rank, types in sentence:
+                for name in {ALL_TYPES, *types}:
+                    ranks[name].append(rank)
+        figures = {}
+        for name in sorted(ranks, key=lambda name: (name != ALL_TYPES, name)):
+            total = len(ranks[name])
+            for k in self.top_k:
+                figures[f"Recall@{k}_{name}"] = sum(rank is not None and rank < k for rank in ranks[name]) / total
+            figures[f"Upper_bound_{name}"] = sum(rank is not None for rank in ranks[name]) / total
+        return figures
+
+    @property
+    def num_phrases(self) -> int:
+        """Phrases collected."""
+        return sum(map(len, self._items.values()))
+
+
+def phrase_ground_truth(record: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    """For every phrase of `tokens_positive_eval` the boxes (G, 4) xyxy of the annotations that it names.
+
+    An annotation belongs to the phrase whose spans equal its own, or else to every phrase whose characters it shares.
+    """
+    phrases = [_spans(spans) for spans in record["tokens_positive_eval"]]
+    named = [_spans(annotation["tokens_positive"]) for annotation in annotations]
+    boxes = []
+    for phrase in phrases:
+        equal = [annotation for annotation, spans in zip(annotations, named, strict=True) if spans == phrase]
+        chosen = equal or [a for a, spans in zip(annotations, named, strict=True) if _share_characters(spans, phrase)]
+        if not chosen:
+            raise ValueError(f"sentence {record['id']}: no annotation for the phrase at {sorted(phrase)}")
+        boxes.append(torch.tensor([_xyxy(annotation["bbox"]) for annotation in chosen], dtype=torch.float32))
+    return boxes
+
+
+def _spans(spans: Sequence[Sequence[int]]) -> frozenset[tuple[int, int]]:
+    return frozenset((begin, end) for begin, end in spans)
+
+
+def _share_characters(spans: frozenset[tuple[int, int]], others: frozenset[tuple[int, int]]) -> bool:
+    return any(begin < other_end and other_begin < end for begin, end in spans for other_begin, other_end in others)
+
+
+def _xyxy(box: Sequence[float]) -> list[float]:
+    x, y, width, height = box
+    return [x, y, x + width, y + height]
