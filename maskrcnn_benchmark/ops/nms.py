@@ -89,7 +89,8 @@ def soft_nms(
 
 def _exclusive(boxes: Tensor) -> Tensor:
     """Moves the inclusive ends by one pixel, so that a side is the plain difference; float64."""
-    return boxes.to(torch.float64) + boxes.new_tensor([0, 0, 1, 1], dtype=torch.float64)
+    boxes = boxes.to(torch.float64)
+    return torch.cat((boxes[:, :2], boxes[:, 2:] + 1), dim=1)
 
 
 def _check(boxes: Tensor, scores: Tensor) -> None:

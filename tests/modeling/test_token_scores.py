@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -49,8 +50,8 @@ def test_one_hot_takes_the_first_tokens():
 
 
 def test_labels_without_tokens_are_left_out_and_a_number_is_one_token():
-    token_map = build_token_map({1: [], 2: 3, 5: torch.tensor([1])}, 4)
-    assert token_map.labels.tolist() == [[2, 5]] and token_map.tokens.tolist() == [[[3], [1]]]
+    token_map = build_token_map({1: [], 2: 3, 5: torch.tensor([1]), 6: np.int64(2)}, 4)
+    assert token_map.labels.tolist() == [[2, 5, 6]] and token_map.tokens.tolist() == [[[3], [1], [2]]]
 
 
 @pytest.mark.parametrize("empty", [None, {}, {1: []}, [{}, {}]])

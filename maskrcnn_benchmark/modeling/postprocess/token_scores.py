@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import NamedTuple
 
 import torch
@@ -102,7 +103,7 @@ def _rows(positive_map: PositiveMap, num_tokens: int, aggregation: str) -> list[
     rows = []
     for label in sorted(positive_map):
         positions = positive_map[label]
-        tokens = [int(positions)] if isinstance(positions, int) else [int(token) for token in positions]
+        tokens = [int(positions)] if isinstance(positions, Integral) else [int(token) for token in positions]
         if label < 1:
             raise ValueError(f"labels of a positive map are counted from 1, got {label}")
         for token in tokens:
