@@ -8,8 +8,8 @@
 #   make bench       measure speed, print the rows
 #   make clean       remove what the targets made, .venv included
 #
-# Variables: PYTHON (interpreter that makes .venv), WORKERS (test processes), PYTEST_ARGS (more arguments for pytest),
-# SEED (draws the same scenes again in the demo). pip reads its usual settings, so PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS can offer a CPU-only torch.
+# Variables: PYTHON (interpreter that makes .venv), WORKERS (test processes), PYTEST_ARGS (more arguments for pytest), SEED
+# (draws the same scenes again in the demo). pip reads its usual settings: PIP_FIND_LINKS can offer a CPU-only torch.
 
 PYTHON ?= python3
 WORKERS ?= 2
@@ -48,7 +48,8 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python .ci/duplicate_blocks.py maskrcnn_benchmark $(wildcard tools benchmarks)
+	$(BIN)/python .ci/duplicate_blocks.py maskrcnn_benchmark tools benchmarks
+	$(BIN)/python .ci/duplicate_blocks.py --lines 10 tests
 
 build: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --editable .
