@@ -1,6 +1,7 @@
 """Deterministic weights from a parameter's state-dict NAME and SHAPE alone (numpy only).
 
-value = float32(mean + std * z),  z = RandomState(crc32(name + salt)).standard_normal(shape); every golden here uses salt ''.
+value = float32(mean + std * z),  z = RandomState(crc32(name + salt)).standard_normal(shape); every golden here uses
+salt ''.
 """
 
 import math
