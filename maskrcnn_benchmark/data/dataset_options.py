@@ -1,12 +1,8 @@
 """Which configuration keys become which arguments of a dataset."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from maskrcnn_benchmark.config import try_to_find
+from maskrcnn_benchmark.text.queries import read_caption_prompt
 
 COPY_KEYS = {
     "flickr30k_train": "FLICKR_COPY",
@@ -42,7 +38,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "one_hot": data.ONE_HOT,
         "use_caption_prompt": data.USE_CAPTION_PROMPT,
-        "caption_prompt": _caption_prompt(data.CAPTION_PROMPT),
+        "caption_prompt": read_caption_prompt(data.CAPTION_PROMPT),
         "class_agnostic": data.CLASS_AGNOSTIC,
         "sample_ratio": data.SAMPLE_RATIO,
         "min_keypoints": cfg.DATALOADER.MIN_KPS_PER_IMS,
@@ -74,13 +70,6 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "flip_caption_aware": cfg.AUGMENT.FLIP_CAPTION_AWARE,
         }
     return options
-
-
-def _caption_prompt(value: str | Sequence[Mapping[str, str]] | None) -> Sequence[Mapping[str, str]] | None:
-    """DATASETS.CAPTION_PROMPT: the list itself, or the path of a YAML file that holds it."""
-    if isinstance(value, str):
-        return yaml.safe_load(Path(try_to_find(value)).read_text(encoding="utf-8"))
-    return value
 
 
 def _control_probabilities(values) -> tuple[float, ...]:

@@ -1,0 +1,117 @@
+"""The evaluation loop with a model that knows the answers."""
+
+import json
+
+import pytest
+import torch
+from data_files import write_coco_toy, write_grounding_toy
+
+from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.engine.inference import check_expected_results, inference
+from maskrcnn_benchmark.evaluation import COCOResults
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.text.tokenizer import build_tokenizer
+
+
+class Oracle(torch.nn.Module):
+    """Returns for every label of the map the box it was told for the caption's class at that label's tokens."""
+
+    def __init__(self, tokenizer, boxes_of_word):
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.boxes_of_word = boxes_of_word
+        self.captions: list[str] = []
+
+    def forward(self, images, captions, positive_map):
+        assert not self.training
+        self.captions += captions
+        results = []
+        for (height, width), caption, label_to_tokens in zip(images.image_sizes, captions, positive_map, strict=True):
+            tokens = self.tokenizer(caption).tokens()
+            boxes, labels = [], []
+            for label, positions in label_to_tokens.items():
+                for box in self.boxes_of_word.get(" ".join(tokens[i] for i in positions), []):
+                    boxes.append([coordinate * width / 100 for coordinate in box])
+                    labels.append(label)
+            result = BoxList(boxes, (width, height))
+            result.add_field("labels", torch.tensor(labels, dtype=torch.int64))
+            result.add_field("scores", torch.linspace(0.9, 0.5, len(boxes)))
+            results.append(result)
+        return results
+
+
+@pytest.fixture
+def cfg(tmp_path, bert_vocabulary):
+    node = default_config()
+    node.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE = bert_vocabulary
+    node.INPUT.MIN_SIZE_TEST = 160
+    node.DATALOADER.NUM_WORKERS = 0
+    node.DATASETS.SEPARATION_TOKENS = ". "
+    node.TEST.IMS_PER_BATCH = 2
+    coco, grounding = str(write_coco_toy(tmp_path)), str(write_grounding_toy(tmp_path))
+    node.DATASETS.REGISTER.toy_coco = CfgNode({"type": "coco", "img_dir": str(tmp_path), "ann_file": coco})
+    node.DATASETS.REGISTER.toy_text = CfgNode({"type": "modulated", "img_dir": str(tmp_path), "ann_file": grounding})
+    return node
+
+
+def run(cfg, tmp_path, name, boxes_of_word):
+    cfg.DATASETS.TEST = (name,)
+    (loader,) = make_data_loader(cfg, is_train=False)
+    model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), boxes_of_word)
+    result = inference(model, loader, name, device="cpu", output_folder=str(tmp_path / "out"), cfg=cfg, verbose=False)
+    return result, model
+
+
+@pytest.mark.parametrize(("chunk", "prompts"), [(-1, 1), (1, 3)])
+def test_detection(cfg, tmp_path, chunk, prompts):
+    cfg.TEST.EVAL_TASK = "detection"
+    cfg.TEST.CHUNKED_EVALUATION = chunk
+    boxes = {"cat": [[10, 10, 39.5, 39.5]], "dog": [[20, 20, 59.5, 59.5]]}
+    (results, predictions), model = run(cfg, tmp_path, "toy_coco", boxes)
+    assert len(set(model.captions)) == prompts
+    assert len(predictions["bbox"]) == 6, "a cat and a dog on each of three pictures"
+    assert 0.2 < results.results["bbox"]["AP50"] < 1.0
+    assert (tmp_path / "out" / "bbox.csv").is_file()
+
+
+def test_grounding(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK = "grounding"
+    boxes = {"the red cup": [[10, 10, 29, 29]], "the dog": [[0, 0, 5, 5], [50, 10, 99, 39]]}
+    cfg.DATASETS.REGISTER.toy_text.ann_file = _only_first_sentence(cfg.DATASETS.REGISTER.toy_text.ann_file)
+    figures, model = run(cfg, tmp_path, "toy_text", boxes)
+    assert model.captions == ["the red cup left of the dog"]
+    assert (figures["Recall@1_all"], figures["Recall@5_all"]) == (0.5, 1.0)
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == figures
+
+
+def _only_first_sentence(path: str) -> str:
+    with open(path) as file:
+        content = json.load(file)
+    content["images"] = content["images"][:1]
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] == 1]
+    with open(path, "w") as file:
+        json.dump(content, file)
+    return path
+
+
+def test_subset_evaluates_what_was_seen(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK = "detection"
+    cfg.TEST.SUBSET = 1
+    cfg.TEST.IMS_PER_BATCH = 1
+    (results, _), _ = run(cfg, tmp_path, "toy_coco", {"cat": [[10, 10, 39.5, 39.5]]})
+    assert results.results["bbox"]["AP50"] == pytest.approx(1.0)
+
+
+def test_unknown_task_is_named(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK = "captioning"
+    with pytest.raises(ValueError, match="TEST.EVAL_TASK='captioning': known are detection, grounding"):
+        run(cfg, tmp_path, "toy_coco", {})
+
+
+def test_expected_results_are_reported(caplog):
+    caplog.set_level("INFO")
+    results = COCOResults("bbox")
+    results.results["bbox"]["AP"] = 0.42
+    check_expected_results(results, [("bbox", "AP", (0.40, 0.01)), ("bbox", "AP", (0.50, 0.01))], 4)
+    assert "PASS: bbox > AP, 0.4200" in caplog.text and "FAIL: bbox > AP, 0.4200, expected 0.5000" in caplog.text
