@@ -1,0 +1,115 @@
+"""Measure a model on generated scenes: COCO AP, AP50 on unseen colour-kind pairs, Recall@1 of phrase grounding.
+
+    python tools/evaluate_scenes.py [--model glip_nano | --config-file CONFIG --weights FILE] [--data DIR] [--out FILE]
+
+Where DIR has no validation (DIR/val) or novel (DIR/novel) scenes, the fixed sets are generated first.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from maskrcnn_benchmark.engine.detector_api import Detector
+from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
+from maskrcnn_benchmark.scenes.dataset import write_dataset
+from maskrcnn_benchmark.scenes.statistics import read_scene_statistics
+
+FIXED_SETS = {"val": (1000, 0), "novel": (500, 0)}  # number of scenes, seed
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="glip_nano", help="name or folder of the model (default: %(default)s)")
+    parser.add_argument("--config-file", help="configuration of a checkpoint, instead of --model")
+    parser.add_argument("--weights", help="the checkpoint")
+    parser.add_argument("--data", type=Path, default=Path("DATASET/scenes"), help="folder of the sets (%(default)s)")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--limit", type=int, help="evaluate only the first pictures and sentences")
+    parser.add_argument("--workers", type=int, default=processors(), help="processes that generate scenes")
+    args = parser.parse_args(argv)
+    if (args.config_file is None) != (args.weights is None):
+        parser.error("--config-file and --weights belong together")
+
+    folders = {name: scenes_folder(args.data, name, args.workers) for name in FIXED_SETS}
+    statistics = {name: read_scene_statistics(folder) for name, folder in folders.items()}
+    for name, numbers in statistics.items():
+        print(f"--- {name}: {folders[name]}\n{numbers}")
+    if args.config_file is None:
+        detector = Detector.from_pretrained(args.model, device=args.device)
+    else:
+        detector = Detector.from_config_file(args.config_file, args.weights, device=args.device)
+    started = time.monotonic()
+    figures = measure(detector, folders, args.batch_size, args.limit)
+    print(f"--- {detector.name} on {detector.device}, {time.monotonic() - started:.0f} s\n{as_table(figures)}")
+    if args.out is not None:
+        record = {
+            "model": detector.name,
+            "device": str(detector.device),
+            "torch": torch.__version__,
+            "limit": args.limit,
+            "figures": figures,
+            "statistics": {name: numbers.as_dict() for name, numbers in statistics.items()},
+        }
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def scenes_folder(data: Path, name: str, workers: int) -> Path:
+    """The folder of a fixed set, generated where it is missing."""
+    folder = data / name
+    if not (folder / "instances.json").is_file():
+        count, seed = FIXED_SETS[name]
+        print(f"generating {count} scenes in {folder}", flush=True)
+        write_dataset(folder, name, count, seed, workers=workers, progress=lambda scenes: tqdm(scenes, total=count))
+    return folder
+
+
+def measure(detector: Detector, folders: dict[str, Path], batch_size: int, limit: int | None) -> dict:
+    """All figures, by task."""
+
+    def progress(task: str):
+        def wrap(batches: Iterable) -> Iterable:
+            return tqdm(batches, desc=task)
+
+        return wrap
+
+    def measurement(task: str) -> ScenesMeasurement:
+        return ScenesMeasurement(detector, batch_size, limit, progress(task))
+
+    return {
+        "val_detection": measurement("detection").detection(folders["val"]),
+        "novel_pairs": measurement("novel pairs").pairs(folders["novel"], novel=True),
+        "seen_pairs": measurement("seen pairs").pairs(folders["val"], novel=False),
+        "val_grounding": measurement("grounding").grounding(folders["val"]),
+    }
+
+
+def as_table(figures: dict) -> str:
+    """The figures as lines of text, those with a bar in README first."""
+    lines = [
+        f"val COCO AP             {figures['val_detection']['AP']:.4f}",
+        f"novel pairs AP50        {figures['novel_pairs']['AP50']:.4f}",
+        f"grounding Recall@1      {figures['val_grounding']['Recall@1_all']:.4f}",
+    ]
+    for task, values in figures.items():
+        lines.append(f"{task}: " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
