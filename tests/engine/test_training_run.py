@@ -1,0 +1,158 @@
+"""A whole run of tools/train_net.py with a small model: files, flags, resuming, mistakes."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from data_files import write_coco_toy, write_grounding_toy
+from torch import nn
+
+from maskrcnn_benchmark.cli import train as cli_train
+from maskrcnn_benchmark.engine import training_run
+from maskrcnn_benchmark.utils.weight_files import read_checkpoint
+
+TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
+
+
+class MeanModel(nn.Module):
+    """Two losses from the mean colour of a picture, with dropout."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 1)
+
+    def forward(self, images, targets, captions, positive_map, greenlight_map):
+        colour = nn.functional.dropout(images.tensors.mean((2, 3)), 0.5, self.training)
+        wanted = torch.tensor([float(len(target)) for target in targets], device=colour.device)
+        assert len(captions) == len(targets) and len(positive_map) == wanted.sum()
+        return {"loss_cls": (self.layer(colour).squeeze(1) - wanted).square().mean()}
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("train_net", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config_file(tmp_path, bert_vocabulary, monkeypatch):
+    monkeypatch.setattr(training_run, "build_detection_model", lambda cfg: MeanModel())
+    coco, grounding = write_coco_toy(tmp_path), write_grounding_toy(tmp_path)
+    path = tmp_path / "toy.yaml"
+    path.write_text(
+        f"""
+MODEL:
+  DEVICE: cpu
+  LANGUAGE_BACKBONE: {{TOKENIZER_TYPE: {bert_vocabulary}}}
+INPUT: {{MIN_SIZE_TRAIN: 80}}
+DATALOADER: {{NUM_WORKERS: 0}}
+DATASETS:
+  REGISTER:
+    toy: {{type: grounding, img_dir: {tmp_path}, ann_file: {coco}}}
+    toy_text: {{type: modulated, img_dir: {tmp_path}, ann_file: {grounding}}}
+  TRAIN: ("toy", "toy_text")
+SOLVER: {{OPTIMIZER: ADAMW, IMS_PER_BATCH: 2, MAX_ITER: 8, MAX_NEG_PER_BATCH: 0.5, CHECKPOINT_PERIOD: 3,
+  WARMUP_ITERS: 2, MODEL_EMA: 0.9}}
+OUTPUT_DIR: {tmp_path / "out"}
+"""
+    )
+    return path
+
+
+def final(folder: Path) -> dict:
+    return read_checkpoint(folder / "model_final.pth")
+
+
+def test_run_leaves_its_files(tool, config_file, tmp_path):
+    arguments = ["SOLVER.MAX_ITER", "4", "--save_original_config", "--use-tensorboard", "--skip-test"]
+    assert tool.main(["--config-file", str(config_file), *arguments, "SOLVER.BASE_LR", "0.01"]) == 0
+    out = tmp_path / "out"
+    names = {path.name for path in out.iterdir()}
+    assert {"config.yml", "config_original.yml", "log.txt", "last_checkpoint", "model_0000003.pth"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert (out / "config_original.yml").read_text() == config_file.read_text()
+    assert "MAX_ITER: 4" in (out / "config.yml").read_text() and "BASE_LR: 0.01" in (out / "config.yml").read_text()
+    assert "iter: 4" in (out / "log.txt").read_text()
+    checkpoint = final(out)
+    assert checkpoint["iteration"] == 4
+    assert {"model", "optimizer", "scheduler", "model_ema", "random_state", "scaler"} <= checkpoint.keys()
+
+
+def test_interrupted_run_equals_an_uninterrupted_one(tool, config_file, tmp_path):
+    command = ["--config-file", str(config_file)]
+    tool.main([*command, "--override_output_dir", str(tmp_path / "whole")])
+    parts = [*command, "--override_output_dir", str(tmp_path / "parts")]
+    while not (tmp_path / "parts" / "model_final.pth").exists():
+        tool.main([*parts, "--max-minutes", "1e-9"])
+    assert (tmp_path / "parts" / "model_0000001.pth").exists(), "every part does one iteration"
+    one, other = final(tmp_path / "whole"), final(tmp_path / "parts")
+    for entry in ("model", "model_ema"):
+        for name, value in one[entry].items():
+            assert torch.equal(value, other[entry][name]), (entry, name)
+
+
+def test_resume_from_a_path_and_not_at_all(tool, config_file, tmp_path):
+    command = ["--config-file", str(config_file), "--override_output_dir"]
+    tool.main([*command, str(tmp_path / "first")])
+    tool.main([*command, str(tmp_path / "second"), "--resume", str(tmp_path / "first" / "model_0000006.pth")])
+    assert not (tmp_path / "second" / "model_0000003.pth").exists(), "it goes on from iteration 6"
+    assert torch.equal(
+        final(tmp_path / "first")["model"]["layer.weight"], final(tmp_path / "second")["model"]["layer.weight"]
+    )
+    (tmp_path / "first" / "model_0000003.pth").unlink()
+    tool.main([*command, str(tmp_path / "first"), "--resume", "none"])
+    assert (tmp_path / "first" / "model_0000003.pth").exists(), "it starts from the beginning"
+
+
+def test_first_weights(tool, config_file, tmp_path):
+    weights = MeanModel().state_dict()
+    torch.save({"model": weights, "iteration": 5}, tmp_path / "start.pth")
+    tool.main(["--config-file", str(config_file), "MODEL.WEIGHT", str(tmp_path / "start.pth"), "SOLVER.BASE_LR", "0."])
+    checkpoint = final(tmp_path / "out")
+    assert torch.equal(checkpoint["model"]["layer.weight"], weights["layer.weight"]) and checkpoint["iteration"] == 8
+
+
+def test_glip_train_is_the_same_command(config_file, tmp_path):
+    parser = argparse.ArgumentParser()
+    cli_train.add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["train", "--config-file", str(config_file), "SOLVER.MAX_ITER", "2"])
+    assert cli_train.run(arguments) == 0
+    assert final(tmp_path / "out")["iteration"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--max-minutes", "0"], "--max-minutes 0"),
+        (["--resume", "/nowhere/model.pth"], "/nowhere/model.pth"),
+        (["MODEL.WEIGHT", "/nowhere/start.pth"], "/nowhere/start.pth"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
+        (["SOLVER.CHECKPOINT_PERIOD", "0"], "SOLVER.CHECKPOINT_PERIOD"),
+        (["SOLVER.AMP_DTYPE", "float8", "SOLVER.USE_AMP", "True"], "SOLVER.AMP_DTYPE='float8'"),
+    ],
+)
+def test_mistakes_are_named(tool, config_file, arguments, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        tool.main(["--config-file", str(config_file), *arguments])
+
+
+def test_unknown_flag_and_missing_file(tool, config_file, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(["--config-file", str(config_file), "--resumee", "none"])
+    assert "unknown flag --resumee" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool.main([])
+    assert "--config-file" in capsys.readouterr().err
+
+
+def test_help_needs_nothing(tool, capsys):
+    with pytest.raises(SystemExit) as stop:
+        tool.main(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--local_rank", "--local-rank", "--skip-test", "--max-minutes", "--override_output_dir"):
+        assert flag in text
