@@ -65,9 +65,9 @@ class ToyModel(nn.Module):
         return {"loss_reg": loss, "loss_centerness": 0.1 * boxes.pow(2).mean()}
 
 
-def toy_loader(iterations: int, empty: tuple[int, ...] = (), workers: int = 0) -> UnpackingLoader:
-    """`iterations` batches of two pictures."""
-    batches = [[(2 * i) % 8, (2 * i + 1) % 8] for i in range(iterations)]
+def toy_loader(iterations: int, empty: tuple[int, ...] = (), workers: int = 0, first: int = 0) -> UnpackingLoader:
+    """`iterations` batches of two pictures, from picture `first` on."""
+    batches = [[(first + 2 * i) % 8, (first + 2 * i + 1) % 8] for i in range(iterations)]
     return UnpackingLoader(
         DataLoader(
             SeededDataset(ToyData(empty)),
@@ -89,6 +89,7 @@ def toy_trainer(
     empty: tuple[int, ...] = (),
     learning_rate: float = 0.01,
     loader: UnpackingLoader | None = None,
+    save_to_disk: bool = True,
     **options,
 ) -> Trainer:
     """A trainer on the CPU, from the same start every time, or from the last checkpoint of `folder`."""
@@ -96,7 +97,7 @@ def toy_trainer(
     model = ToyModel(bad_steps, kind)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30, gamma=0.5)
-    checkpointer = Checkpointer(model, optimizer, scheduler, str(folder), save_to_disk=True)
+    checkpointer = Checkpointer(model, optimizer, scheduler, str(folder), save_to_disk)
     arguments = {"iteration": 0, **(checkpointer.load() if resume else {})}
     return Trainer(
         model,
