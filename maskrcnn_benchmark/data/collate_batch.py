@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.structures.image_list import ImageList
 
 
 def concatenate_positive_maps(maps: Sequence[Tensor]) -> Tensor:
@@ -26,6 +28,19 @@ def concatenate_positive_maps(maps: Sequence[Tensor]) -> Tensor:
     return merged
 
 
+def batch_images(images: Sequence[Tensor], size_divisible: int = 0) -> ImageList:
+    """What to_image_list makes; inside a loader process the batch is built in the memory it travels in."""
+    sizes = [(image.shape[-2], image.shape[-1]) for image in images]
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    if size_divisible > 0:
+        height, width = (-(-side // size_divisible) * size_divisible for side in (height, width))
+    padded = [
+        image if size == (height, width) else F.pad(image, (0, width - size[1], 0, height - size[0]))
+        for image, size in zip(images, sizes, strict=True)
+    ]
+    return ImageList(default_collate(padded), sizes)
+
+
 class BatchCollator:
     """Makes (ImageList, targets, indices, positive_map, positive_map_eval, greenlight_map) of the items of a batch.
 
@@ -41,7 +56,7 @@ class BatchCollator:
 
     def __call__(self, batch: Sequence[tuple[Tensor, Any, int]]):
         images, targets, indices = zip(*batch, strict=True)
-        image_list = to_image_list(images, self.size_divisible)
+        image_list = batch_images(images, self.size_divisible)
         if not isinstance(targets[0], BoxList):
             return image_list, targets, indices, None, None
         positive_map = self._gather(targets, "positive_map")

@@ -6,7 +6,7 @@ memory, where a tensor costs an open file and a round trip; the small ones trave
 
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from maskrcnn_benchmark.structures.image_list import ImageList
+
+TRAINING_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption")
+"""Fields of a target that a model reads in training; token maps come once for the whole batch."""
 
 
 class _InlinePickler(pickle.Pickler):
@@ -26,15 +29,23 @@ class _InlinePickler(pickle.Pickler):
 
 
 class PackingCollator:
-    """Collates, then packs: -> (pictures (B, 3, H, W), bytes)."""
+    """Collates, then packs: -> (pictures (B, 3, H, W), bytes).
 
-    def __init__(self, collator: Callable[[list], tuple]):
+    Args:
+        collator: makes (images, targets, ...) of a list of items.
+        fields: what is kept of every target; None keeps everything.
+    """
+
+    def __init__(self, collator: Callable[[list], tuple], fields: Sequence[str] | None = None):
         self.collator = collator
+        self.fields = fields
 
     def __call__(self, items: list) -> tuple[Tensor, bytes]:
-        images, *rest = self.collator(items)
+        images, targets, *rest = self.collator(items)
+        if self.fields is not None:
+            targets = tuple(target.copy_with_fields(self.fields, skip_missing=True) for target in targets)
         buffer = io.BytesIO()
-        _InlinePickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump((images.image_sizes, rest))
+        _InlinePickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump((images.image_sizes, (targets, *rest)))
         return images.tensors, buffer.getvalue()
 
 

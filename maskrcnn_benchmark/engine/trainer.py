@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.solver import (
@@ -32,7 +33,6 @@ logger = logging.getLogger("maskrcnn_benchmark.trainer")
 REPORT_PERIOD = 20  # iterations
 MAX_SKIPPED_IN_A_ROW = 60  # iterations; a float16 loss scale that starts far too high recovers sooner
 AMP_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-MODEL_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption")
 
 reduce_loss_dict = comm.reduce_dict  # historical name
 
@@ -143,7 +143,7 @@ def targets_on_device(targets: Sequence[BoxList], device: torch.device) -> list[
     counts = [len(target) for target in targets]
     boxes = torch.cat([target.bbox for target in targets]).to(device, non_blocking=True).split(counts)
     moved = [BoxList(part, target.size, target.mode) for part, target in zip(boxes, targets, strict=True)]
-    for field in MODEL_FIELDS:
+    for field in TRAINING_FIELDS:
         if not all(target.has_field(field) for target in targets):
             continue
         values = [target.get_field(field) for target in targets]

@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator, concatenate_positive_maps
+from maskrcnn_benchmark.data.collate_batch import (
+    BatchCollator,
+    BBoxAugCollator,
+    batch_images,
+    concatenate_positive_maps,
+)
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import to_image_list
 
 
 def target(num_boxes: int, size: tuple[int, int], **fields) -> BoxList:
@@ -59,3 +65,10 @@ def test_mixed_batch_is_an_error():
 def test_augmentation_collator_does_not_batch():
     images, _, indices, *rest = BBoxAugCollator()([("a", None, 1), ("b", None, 2)])
     assert images == ("a", "b") and indices == (1, 2) and rest == [None, None]
+
+
+@pytest.mark.parametrize("divisible", [0, 32])
+def test_batch_equals_that_of_to_image_list(divisible):
+    images = [torch.rand(3, 33, 50), torch.rand(3, 64, 64)]
+    ours, theirs = batch_images(images, divisible), to_image_list(images, divisible)
+    assert torch.equal(ours.tensors, theirs.tensors) and ours.image_sizes == theirs.image_sizes

@@ -135,9 +135,9 @@ class Normalize:
         self.format = format.lower()
 
     def __call__(self, image: Tensor, target=None):
-        if "bgr" in self.format:
-            image = image[[2, 1, 0]]
-        image = image * 255 if "255" in self.format else image.clone()
+        image = image[[2, 1, 0]] if "bgr" in self.format else image.clone()  # a copy either way
+        if "255" in self.format:
+            image.mul_(255)
         return image.sub_(self.mean).div_(self.std), target
 
     def __repr__(self) -> str:
