@@ -6,6 +6,8 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+_Place = tuple[dict, str]  # the parameters or buffers of a module, and a name among them
+
 
 class ModelEma:
     """Keeps `ema = decay * ema + (1 - decay) * model` for every real-valued parameter and buffer.
@@ -30,15 +32,21 @@ class ModelEma:
         self.ema.requires_grad_(False)
         if device is not None:
             self.ema.to(device)
+        self._source: nn.Module | None = None
+        self._pairs: list[tuple[_Place, _Place]] = []
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards `model`; call it after every step of the optimizer."""
-        current = _unwrap(model).state_dict()
+        model = _unwrap(model)
+        if self._source is not model:
+            self._source, self._pairs = model, _pair_places(self.ema, model)
         averages: list[Tensor] = []
         targets: list[Tensor] = []
-        for name, average in self.ema.state_dict().items():
-            target = current[name].detach().to(average.device)
+        for (owner, name), (source, _) in self._pairs:
+            average, target = owner[name], source[name]
+            if target.device != average.device:
+                target = target.to(average.device)
             if average.is_floating_point():
                 averages.append(average)
                 targets.append(target.to(average.dtype))
@@ -54,6 +62,23 @@ class ModelEma:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores averaged weights when training resumes; names may have the prefix "module."."""
         self.ema.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+
+
+def _pair_places(average: nn.Module, model: nn.Module) -> list[tuple[_Place, _Place]]:
+    """Where every entry of the state dict lies in both. Looked up once: making state dicts takes longer than a step."""
+    places, sources = _places(average), _places(model)
+    if places.keys() != sources.keys():
+        raise ValueError(f"the averaged model differs in {sorted(places.keys() ^ sources.keys())[:8]}")
+    return [(place, sources[name]) for name, place in places.items()]
+
+
+def _places(module: nn.Module) -> dict[str, _Place]:
+    names = module.state_dict().keys()
+    places = {}
+    for prefix, owner in module.named_modules():
+        for tensors in (owner._parameters, owner._buffers):
+            places |= {f"{prefix}.{name}" if prefix else name: (tensors, name) for name in tensors}
+    return {name: places[name] for name in names}
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
