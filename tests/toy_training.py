@@ -90,12 +90,13 @@ def toy_trainer(
     learning_rate: float = 0.01,
     loader: UnpackingLoader | None = None,
     save_to_disk: bool = True,
+    device: str = "cpu",
     **options,
 ) -> Trainer:
-    """A trainer on the CPU, from the same start every time, or from the last checkpoint of `folder`."""
+    """A trainer, from the same start every time, or from the last checkpoint of `folder`."""
     seed_everything(1)
-    model = ToyModel(bad_steps, kind)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    model = ToyModel(bad_steps, kind).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=device != "cpu" or None)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 30, gamma=0.5)
     checkpointer = Checkpointer(model, optimizer, scheduler, str(folder), save_to_disk)
     arguments = {"iteration": 0, **(checkpointer.load() if resume else {})}
@@ -105,7 +106,7 @@ def toy_trainer(
         optimizer,
         scheduler,
         checkpointer,
-        torch.device("cpu"),
+        torch.device(device),
         TrainerOptions(**{"checkpoint_period": 1000, "report_period": 5, **options}),
         arguments,
     )

@@ -19,16 +19,16 @@ OPTIMIZERS = {
 @pytest.mark.parametrize("use_loss_scale", [False, True])
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_bad_steps_change_nothing(name, clip, use_loss_scale):
+def test_bad_steps_change_nothing(name, clip, use_loss_scale, device):
     """Good, bad, good must equal good, good: also in the optimizer's own state."""
 
     def run(factors):
         torch.manual_seed(0)
-        weight, bias = torch.nn.Parameter(torch.randn(3)), torch.nn.Parameter(torch.randn(2))
+        weight, bias = (torch.nn.Parameter(torch.randn(n).to(device)) for n in (3, 2))
         optimizer = OPTIMIZERS[name]([weight, bias])
         if clip:
             clip_before_step(optimizer, "full_model", 0.5)
-        step = GuardedStep(optimizer, torch.device("cpu"), use_loss_scale)
+        step = GuardedStep(optimizer, device, use_loss_scale)
         skipped = []
         for factor in factors:
             loss = (weight.square().sum() + bias.square().sum()) * factor

@@ -175,3 +175,17 @@ def test_targets_on_device_keep_their_parts():
         assert moved.get_field("positive_map_for_od_labels")[0] == len(target)
         assert moved.get_field("tokens_positive") == target.get_field("tokens_positive")
         assert "unread" not in moved.fields()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp_dtype", [None, torch.float16, torch.bfloat16])
+def test_cuda_learns_resumes_and_skips_bad_steps(tmp_path, amp_dtype):
+    options = {"device": "cuda", "amp_dtype": amp_dtype, "ema_decay": 0.9, "learning_rate": 0.02, "bad_steps": (3,)}
+    trainer = toy_trainer(tmp_path, 60, checkpoint_period=40, **options)
+    trainer.train()
+    assert trainer.monitor.skipped >= 1 and trainer.progress.meters.loss.deque[-1] < 0.4
+    (tmp_path / "last_checkpoint").write_text("model_0000040.pth")
+    rest = toy_trainer(tmp_path, 60, resume=True, **{**options, "bad_steps": ()})
+    rest.train()
+    for name, value in weights(trainer).items():
+        torch.testing.assert_close(value, weights(rest)[name], atol=1e-4, rtol=1e-3)
