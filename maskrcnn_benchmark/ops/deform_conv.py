@@ -6,6 +6,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from maskrcnn_benchmark.ops.deform_conv_rows import deform_conv2d_rows
+
 
 def deform_conv2d(
     input: Tensor,
@@ -38,6 +40,9 @@ def deform_conv2d(
     _check_shapes(input, offset, weight, bias, mask, strides, paddings, dilations)
     with torch.autocast(input.device.type, enabled=False):
         dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
+        if _fits_rows(input, offset, weight, bias, mask):
+            tensors = (None if t is None else t.to(dtype) for t in (input, offset.contiguous(), weight, bias, mask))
+            return deform_conv2d_rows(*tensors, strides, paddings, dilations)
         return torchvision.ops.deform_conv2d(
             input.to(dtype).contiguous(),
             offset.to(dtype).contiguous(),
@@ -48,6 +53,15 @@ def deform_conv2d(
             dilation=dilations,
             mask=None if mask is None else mask.to(dtype).contiguous(),
         )
+
+
+def _fits_rows(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> bool:
+    """Whether the quick form for CPUs applies: one group, one offset group, no gradients."""
+    needs_gradient = torch.is_grad_enabled() and any(
+        t is not None and t.requires_grad for t in (input, offset, weight, bias, mask)
+    )
+    one_group = weight.shape[1] == input.shape[1] and offset.shape[1] == 2 * weight.shape[2] * weight.shape[3]
+    return input.device.type == "cpu" and one_group and not needs_gradient
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:

@@ -17,10 +17,11 @@ CLAMP_LIMIT = 50000.0  # fp16 ends at 65504
 
 
 def clamp_logits(logits: Tensor, *, clamp_min: bool, clamp_max: bool) -> Tensor:
-    """Limits attention logits to +-50000 on the chosen sides."""
+    """Limits attention logits to +-50000 on the chosen sides, in place where no gradient is needed."""
     if not (clamp_min or clamp_max):
         return logits
-    return logits.clamp(-CLAMP_LIMIT if clamp_min else None, CLAMP_LIMIT if clamp_max else None)
+    limits = (-CLAMP_LIMIT if clamp_min else None, CLAMP_LIMIT if clamp_max else None)
+    return logits.clamp(*limits) if logits.requires_grad else logits.clamp_(*limits)
 
 
 def words_softmax(logits: Tensor, text_mask: Tensor | None, dim: int = -1) -> Tensor:
@@ -78,7 +79,7 @@ class BiMultiHeadAttention(nn.Module):
         weight = self.v_proj.weight.view(self.num_heads, self.head_dim, -1)
         folded = torch.einsum("btmd,mdc->bcmt", keys, weight)  # queries of the locations, seen by the words
         offset = torch.einsum("btmd,md->bmt", keys, self._heads(self.v_proj.bias))
-        logits = visual @ folded.flatten(2) + offset.flatten(1)[:, None]
+        logits = torch.baddbmm(offset.flatten(1)[:, None], visual, folded.flatten(2))
         logits = logits.unflatten(-1, (self.num_heads, -1))
         if self.stable_softmax_2d:
             logits = logits - logits.max()
@@ -91,7 +92,7 @@ class BiMultiHeadAttention(nn.Module):
         values = self._heads(self.values_l_proj(text))  # (B, T, M, d)
         out_weight = self.out_v_proj.weight.view(-1, self.num_heads, self.head_dim)
         folded = torch.einsum("btmd,cmd->bmtc", values, out_weight)
-        return weights.flatten(2) @ folded.flatten(1, 2) + self.out_v_proj.bias
+        return torch.baddbmm(self.out_v_proj.bias[None, None], weights.flatten(2), folded.flatten(1, 2))
 
     def _text_update(self, logits: Tensor, visual: Tensor) -> Tensor:
         """Similarities (B, N, M, T), visual (B, N, v_dim) -> (B, T, l_dim)."""

@@ -37,7 +37,7 @@ class Conv3x3Norm(nn.Module):
         self.bn = norms[norm]()
 
     def forward(self, x: Tensor, *offset_and_mask: Tensor) -> Tensor:
-        x = self.conv(x.contiguous(), *offset_and_mask)
+        x = self.conv(x, *offset_and_mask)
         return x if self.bn is None else self.bn(x)
 
 
