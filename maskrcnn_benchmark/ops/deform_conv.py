@@ -40,18 +40,20 @@ def deform_conv2d(
     _check_shapes(input, offset, weight, bias, mask, strides, paddings, dilations)
     with torch.autocast(input.device.type, enabled=False):
         dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
+        input, offset, weight = input.to(dtype), offset.to(dtype).contiguous(), weight.to(dtype)
+        bias = None if bias is None else bias.to(dtype)
+        mask = None if mask is None else mask.to(dtype)
         if _fits_rows(input, offset, weight, bias, mask):
-            tensors = (None if t is None else t.to(dtype) for t in (input, offset.contiguous(), weight, bias, mask))
-            return deform_conv2d_rows(*tensors, strides, paddings, dilations)
+            return deform_conv2d_rows(input, offset, weight, bias, mask, strides, paddings, dilations)
         return torchvision.ops.deform_conv2d(
-            input.to(dtype).contiguous(),
-            offset.to(dtype).contiguous(),
-            weight.to(dtype).contiguous(),
-            None if bias is None else bias.to(dtype),
+            input.contiguous(),
+            offset,
+            weight.contiguous(),
+            bias,
             stride=strides,
             padding=paddings,
             dilation=dilations,
-            mask=None if mask is None else mask.to(dtype).contiguous(),
+            mask=None if mask is None else mask.contiguous(),
         )
 
 
