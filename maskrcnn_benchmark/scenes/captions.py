@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from maskrcnn_benchmark.scenes.kinds import KINDS
 from maskrcnn_benchmark.scenes.palette import ALL_PAIRS, SEEN_PAIRS, Pair, pair_name
 from maskrcnn_benchmark.scenes.rng import SceneRandom
 from maskrcnn_benchmark.scenes.scene import Caption, Scene, SceneObject
@@ -191,3 +192,17 @@ def pair_list(scene: Scene, rng: SceneRandom) -> Caption:
         build.add_phrase(pair_name(pair), [i for i, item in enumerate(scene.objects) if item.pair == pair])
     build.add(".")
     return Caption(build.text, "list", build.phrases)
+
+
+def kind_list(scene: Scene, rng: SceneRandom) -> Caption:
+    """All kinds of the scene and some absent ones, in random order: a detection prompt of changing length."""
+    present = sorted({item.kind for item in scene.objects})
+    absent = [kind for kind in KINDS if kind not in present]
+    build = _Text()
+    for position, kind in enumerate(rng.shuffled([*present, *rng.sample(absent, rng.integer(1, 16))])):
+        if position:
+            build.add(". ")
+        build.add_phrase(kind, [i for i, item in enumerate(scene.objects) if item.kind == kind])
+    if rng.chance(0.5):
+        build.add(".")
+    return Caption(build.text, "kinds", build.phrases)

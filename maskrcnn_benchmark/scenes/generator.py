@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from PIL import Image
 
 from maskrcnn_benchmark.scenes.backgrounds import add_camera, background
-from maskrcnn_benchmark.scenes.captions import MIN_CONFUSABLE, pair_list, sentence
+from maskrcnn_benchmark.scenes.captions import MIN_CONFUSABLE, kind_list, pair_list, sentence
 from maskrcnn_benchmark.scenes.palette import NOVEL_PAIRS
 from maskrcnn_benchmark.scenes.placement import Composer
 from maskrcnn_benchmark.scenes.rng import SceneRandom
@@ -52,7 +52,8 @@ def _captions(scene: Scene, rng: SceneRandom) -> list[Caption] | None:
         return None
     if scene.split == "train":
         text = sentence(scene, rng)
-        return [pair_list(scene, rng)] if text is None else [text, pair_list(scene, rng)]
+        lists = [pair_list(scene, rng), kind_list(scene, rng)]
+        return lists if text is None else [text, *lists]
     text = sentence(scene, rng, min_confusable=MIN_CONFUSABLE)
     if text is None or len(text.phrases) < 2:
         return None

@@ -47,7 +47,7 @@ class SceneObject:
 
 @dataclass
 class Caption:
-    """A text about a scene: a ``sentence`` or a ``list`` of pairs.
+    """A text about a scene: a ``sentence``, a ``list`` of pairs or a list of ``kinds``.
 
     phrases: character span [begin, end) and the indices of the things it names (none for an absent pair of a list);
     relations: (index of a phrase, relation, index of another phrase).

@@ -39,7 +39,11 @@ def test_phrases_name_exactly_what_they_are_linked_to(captions):
     for scene, caption in captions[1]:
         for (begin, end), named in caption.phrases:
             stated = read_phrase(caption.text[begin:end])
-            assert stated["color"] and stated["kind"], caption.text
+            assert stated["kind"], caption.text
+            if caption.caption_type == "kinds":
+                assert named == [i for i, item in enumerate(scene.objects) if item.kind == stated["kind"]]
+                continue
+            assert stated["color"], caption.text
             assert named == [i for i, item in enumerate(scene.objects) if matches(item, **stated)]
 
 
@@ -99,6 +103,18 @@ def test_lists_hold_every_pair_and_some_absent_ones(captions):
         assert caption.text == ". ".join(" ".join(pair) for pair in listed) + "."
         if split == "train":
             assert not NOVEL_PAIRS.intersection(listed)
+
+
+def test_kind_lists_hold_every_kind_and_some_absent_ones(captions):
+    split, texts = captions
+    lists = [(scene, caption) for scene, caption in texts if caption.caption_type == "kinds"]
+    assert bool(lists) == (split == "train")
+    for scene, caption in lists:
+        listed = [caption.text[begin:end] for (begin, end), _ in caption.phrases]
+        assert len(set(listed)) == len(listed) and set(listed) <= set(KINDS)
+        named = {kind for kind, (_, things) in zip(listed, caption.phrases, strict=True) if things}
+        assert named == {item.kind for item in scene.objects} != set(listed)
+        assert caption.text.removesuffix(".") == ". ".join(listed)
 
 
 def _thing(x: int, y: int, w: int = 20, h: int = 20) -> SceneObject:

@@ -85,7 +85,7 @@ def test_grounding_json(novel):
         spans_with_boxes[record["id"]].add((begin, end))
     for number, record in records.items():
         assert record["dataset_name"] == "scenes"
-        assert record["caption_type"] in ("sentence", "list")
+        assert record["caption_type"] in ("sentence", "list", "kinds")
         assert record["tokens_negative"] == [[0, len(record["caption"])]]
         assert [tuple(span) for (span,) in record["tokens_positive_eval"]] == sorted(spans_with_boxes[number])
 
