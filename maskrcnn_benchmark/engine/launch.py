@@ -1,6 +1,5 @@
 """Start of a tool: which device this process uses, and its place among the processes of a launcher."""
 
-import argparse
 import builtins
 import logging
 import os
@@ -9,18 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
+from maskrcnn_benchmark.engine.devices import parse_device
 from maskrcnn_benchmark.utils import comm
 
 logger = logging.getLogger(__name__)
 
 LAUNCHER_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID")
-
-
-def add_launcher_argument(parser: argparse.ArgumentParser) -> None:
-    """Accepts the rank in both spellings that launchers have used; torchrun sets an environment variable instead."""
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, default=None, metavar="N", help="set by launchers; leave it alone"
-    )
 
 
 def local_rank_of(argument: int | None) -> int:
@@ -43,7 +36,7 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 
     Raises: ValueError when there are fewer devices than processes, or the device does not exist.
     """
-    device = torch.device(name)
+    device = parse_device(name)
     if device.type != "cuda":
         return device
     if not torch.cuda.is_available():

@@ -17,13 +17,13 @@ from torch import nn
 from maskrcnn_benchmark.config import CfgNode, default_config, try_to_find
 from maskrcnn_benchmark.data.build import make_data_loader
 from maskrcnn_benchmark.engine.launch import (
-    add_launcher_argument,
     local_rank_of,
     process_group,
     setup_for_distributed,
     world_size_of_environment,
 )
 from maskrcnn_benchmark.engine.trainer import do_train
+from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm
@@ -33,7 +33,6 @@ from maskrcnn_benchmark.utils.metric_logger import MetricLogger, TensorboardLogg
 from maskrcnn_benchmark.utils.miscellaneous import mkdir, save_config
 from maskrcnn_benchmark.utils.random_state import seed_everything
 
-RESUME_AUTO, RESUME_NONE = "auto", "none"
 DELIMITER = "  "
 
 logger = logging.getLogger("maskrcnn_benchmark.trainer")
@@ -55,33 +54,6 @@ class RunOptions:
     deadline: float | None = None
     use_tensorboard: bool = False
     skip_test: bool = False
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a training command; the configuration entries KEY VALUE ... are not among them."""
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="configuration of model, data and solver")
-    add_launcher_argument(parser)
-    parser.add_argument("--skip-test", action="store_true", help="accepted; training does not test at its end")
-    parser.add_argument("--use-tensorboard", action="store_true", help="write event files to OUTPUT_DIR")
-    parser.add_argument(
-        "--save_original_config", action="store_true", help="copy the file to OUTPUT_DIR/config_original.yml"
-    )
-    parser.add_argument(
-        "--disable_output_distributed", action="store_true", help="no print() from processes other than the first"
-    )
-    parser.add_argument("--override_output_dir", metavar="DIR", help="OUTPUT_DIR, whatever the configuration says")
-    parser.add_argument(
-        "--resume",
-        default=RESUME_AUTO,
-        metavar="auto|none|PATH",
-        help="auto: go on from the last checkpoint of OUTPUT_DIR if there is one; none: start afresh; or a checkpoint",
-    )
-    parser.add_argument(
-        "--max-minutes",
-        type=float,
-        metavar="M",
-        help="save and end successfully after that time; the same command goes on",
-    )
 
 
 def configuration(args: argparse.Namespace, opts: Sequence[str]) -> CfgNode:

@@ -131,6 +131,7 @@ def test_glip_train_is_the_same_command(config_file, tmp_path):
         (["--resume", "/nowhere/model.pth"], "/nowhere/model.pth"),
         (["MODEL.WEIGHT", "/nowhere/start.pth"], "/nowhere/start.pth"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
+        (["MODEL.DEVICE", "tpu"], "device 'tpu' is unknown"),
         (["SOLVER.CHECKPOINT_PERIOD", "0"], "SOLVER.CHECKPOINT_PERIOD"),
         (["SOLVER.AMP_DTYPE", "float8", "SOLVER.USE_AMP", "True"], "SOLVER.AMP_DTYPE='float8'"),
     ],

@@ -1,0 +1,35 @@
+"""The flags of a training command. Reading a command line needs no PyTorch, so neither does this module."""
+
+import argparse
+
+RESUME_AUTO, RESUME_NONE = "auto", "none"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training command; the configuration entries KEY VALUE ... are not among them."""
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="configuration of model, data and solver")
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, metavar="N",
+        help="set by older launchers; torchrun says it in the environment",
+    )  # fmt: skip
+    parser.add_argument("--skip-test", action="store_true", help="accepted; training does not test at its end")
+    parser.add_argument("--use-tensorboard", action="store_true", help="write event files to OUTPUT_DIR")
+    parser.add_argument(
+        "--save_original_config", action="store_true", help="copy the file to OUTPUT_DIR/config_original.yml"
+    )
+    parser.add_argument(
+        "--disable_output_distributed", action="store_true", help="no print() from processes other than the first"
+    )
+    parser.add_argument("--override_output_dir", metavar="DIR", help="OUTPUT_DIR, whatever the configuration says")
+    parser.add_argument(
+        "--resume",
+        default=RESUME_AUTO,
+        metavar="auto|none|PATH",
+        help="auto: go on from the last checkpoint of OUTPUT_DIR if there is one; none: start afresh; or a checkpoint",
+    )
+    parser.add_argument(
+        "--max-minutes",
+        type=float,
+        metavar="M",
+        help="save and end successfully after that time; the same command goes on",
+    )
