@@ -12,7 +12,8 @@ SIZE_WORDS = ("small", "medium", "large")
 # Longer side in pixels. The gaps between the ranges keep the words true at a glance.
 _SIZE_RANGES = {"small": (18.0, 31.0), "medium": (42.0, 80.0), "large": (104.0, 160.0)}
 _SIZE_WEIGHTS = (0.33, 0.45, 0.22)
-_MIN_OBJECTS, _MAX_OBJECTS = 5, 15
+NUM_OBJECTS = {"train": (8, 24), "val": (5, 15), "novel": (5, 15)}
+"""Fewest and most things of a scene. Training scenes are fuller: they teach more for the price of a picture."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,11 @@ def _group(kind: str, split: str, rng: SceneRandom, count: int) -> list[Wish]:
 
 
 def sample_wishes(split: str, rng: SceneRandom) -> list[Wish]:
-    """5 to 15 wishes. Every scene of val and novel, and most of train, holds groups of one kind in different colours.
+    """Wishes for a scene. Every scene of val and novel, and most of train, holds groups of one kind in different colours.
 
     In a novel scene the groups use the withheld pairs beside seen ones.
     """
-    count = rng.integer(_MIN_OBJECTS, _MAX_OBJECTS)
+    count = rng.integer(*NUM_OBJECTS[split])
     kinds = rng.shuffled(list(KINDS))
     wishes: list[Wish] = []
     groups = rng.integer(1, max(1, count // 4))

@@ -62,7 +62,7 @@ def test_objects_and_boxes(scenes):
     _, drawn = scenes
     for scene in drawn:
         assert (scene.width, scene.height) == (640, 480)
-        assert 5 <= len(scene.objects) <= 15
+        assert 5 <= len(scene.objects) <= NUM_OBJECTS[scene.split][1]
         for item in scene.objects:
             x, y, w, h = item.bbox
             assert x >= 0 and y >= 0 and w >= 4 and h >= 4
@@ -92,5 +92,7 @@ def test_box_is_where_the_thing_was_drawn():
             continue
         changed = np.argwhere((composer.canvas != 1000.0).any(axis=2))
         x, y, w, h = composer.objects()[-1].bbox
-        assert changed.min(axis=0).tolist() == [y, x]
-        assert (changed.max(axis=0) + 1).tolist() == [y + h, x + w]
+        is_cut = x == 0 or y == 0 or x + w == 640 or y + h == 480
+        slack = 1 if is_cut else 0  # the row along which the frame cuts a slanted edge may hold only its faint fringe
+        assert np.abs(changed.min(axis=0) - [y, x]).max() <= slack
+        assert np.abs(changed.max(axis=0) + 1 - [y + h, x + w]).max() <= slack
