@@ -92,7 +92,10 @@ def test_gradients(device, groups):
     def run(x, offset, mask, weight, bias):
         return deform_conv2d(x, offset, weight, bias, mask=mask, padding=1)
 
-    assert torch.autograd.gradcheck(run, (x, offset, mask, weight, bias), fast_mode=True)
+    # On a GPU the gradient of the input is summed by atomic additions, whose order differs from run to run. In float64
+    # that moves the last bits of sums of a few dozen terms.
+    wobble = 1e-12 if device.type == "cuda" else 0.0
+    assert torch.autograd.gradcheck(run, (x, offset, mask, weight, bias), fast_mode=True, nondet_tol=wobble)
 
 
 @pytest.mark.parametrize("position", [-1.0, -1.5, -0.5, 4.0, 4.5, 5.0])
