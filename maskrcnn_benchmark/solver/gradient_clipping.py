@@ -1,4 +1,4 @@
-"""Limits on gradients, applied right before an optimizer's step, when a gradient scaler has already unscaled them."""
+"""Limits on gradients, applied right before an optimizer's step, to what they are without the scale of the loss."""
 
 from collections.abc import Callable, Iterator
 
@@ -34,6 +34,9 @@ CLIPPING: dict[str, Callable[[Optimizer, float], object]] = {
 def clip_before_step(optimizer: Optimizer, clip_type: str, limit: float) -> RemovableHandle:
     """Makes every `optimizer.step()` clip first.
 
+    Gradients that a gradient scaler has left to the optimizer to unscale, as it does with fused ones, are unscaled
+    before, so that the limit means the same with every optimizer.
+
     Args:
         clip_type: "full_model" (one norm over all parameters), "norm" or "value" (each parameter by itself).
         limit: greater than 0.
@@ -47,9 +50,23 @@ def clip_before_step(optimizer: Optimizer, clip_type: str, limit: float) -> Remo
     clip = CLIPPING[clip_type]
 
     def clip_gradients(stepping: Optimizer, args: tuple, kwargs: dict) -> None:
+        _take_off_loss_scale(stepping)
         clip(stepping, limit)
 
     return optimizer.register_step_pre_hook(clip_gradients)
+
+
+def _take_off_loss_scale(optimizer: Optimizer) -> None:
+    """Unscales the gradients if the step would do that itself, and tells the step that it is done.
+
+    torch.amp.GradScaler sets `grad_scale` on an optimizer whose kernels divide by it, unless `unscale_` was called.
+    """
+    scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+    gradients = [parameter.grad for parameter in _with_gradient(optimizer)]
+    if scale is None or not gradients:
+        return
+    torch._foreach_mul_(gradients, scale.double().reciprocal().float())  # rounded as the scaler rounds it
+    optimizer.grad_scale = None  # type: ignore[attr-defined]
 
 
 def _with_gradient(optimizer: Optimizer) -> Iterator[torch.nn.Parameter]:

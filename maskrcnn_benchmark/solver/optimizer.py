@@ -13,6 +13,7 @@ from maskrcnn_benchmark.solver.gradient_clipping import clip_before_step
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
 
 _PER_PARAMETER = ("params", "name", "initial_lr")  # what groups with equal settings may differ in
+_EXECUTION = ("foreach", "fused", "capturable", "differentiable")  # settings that say how to compute, not what
 
 
 def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -47,6 +48,18 @@ class _MergedStep(Optimizer):
         with self._merged_groups():
             super().step()
         return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over states and settings, but not how steps are executed: the run that saved them may have had another
+        device, and a step that is not fused fails where this optimizer has announced a fused one.
+        """
+        groups = state_dict["param_groups"]
+        if len(groups) == len(self.param_groups):  # torch refuses other numbers
+            groups = [
+                {**loaded, **{key: own[key] for key in _EXECUTION if key in own}}
+                for loaded, own in zip(groups, self.param_groups, strict=True)
+            ]
+        super().load_state_dict({**state_dict, "param_groups": groups})
 
     @contextmanager
     def _merged_groups(self) -> Iterator[None]:

@@ -43,6 +43,25 @@ def test_bad_steps_change_nothing(name, clip, use_loss_scale, device):
         torch.testing.assert_close(result, expected, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize(("saving", "loading"), [("merged", "merged fused"), ("merged fused", "merged")])
+def test_steps_go_on_from_a_checkpoint_of_another_kind_of_optimizer(saving, loading, device):
+    """A run on a GPU may be resumed without one, and the other way round."""
+
+    def optimizer_of(name):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(3).to(device))
+        return weight, OPTIMIZERS[name]([weight])
+
+    weight, optimizer = optimizer_of(saving)
+    GuardedStep(optimizer, device, use_loss_scale=False)(weight.square().sum())
+    resumed, other = optimizer_of(loading)
+    other.load_state_dict(optimizer.state_dict())
+    step = GuardedStep(other, device, use_loss_scale=False)
+    before = resumed.detach().clone()
+    assert bool(step(resumed.square().sum() * torch.nan)) and torch.equal(resumed, before)
+    assert not bool(step(resumed.square().sum())) and not torch.equal(resumed, before)
+
+
 def test_bad_gradient_of_a_good_loss_is_noticed():
     weight = torch.nn.Parameter(torch.zeros(1))
     step = GuardedStep(torch.optim.SGD([weight], lr=0.1), torch.device("cpu"), use_loss_scale=False)

@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 
 import golden_tools
@@ -86,16 +87,21 @@ def network() -> nn.Module:
 
 
 def train(optimizer, model, steps: int = 5) -> None:
-    generator = torch.Generator().manual_seed(1)
+    generator, device = torch.Generator().manual_seed(1), next(model.parameters()).device
     for _ in range(steps):
         optimizer.zero_grad()
-        model(torch.randn(6, 4, generator=generator)).square().sum().backward()
+        model(torch.randn(6, 4, generator=generator).to(device)).square().sum().backward()
         optimizer.step()
 
 
 @pytest.mark.parametrize(
     ("merged", "plain", "options"),
-    [(MergedAdamW, AdamW, {}), (MergedSGD, SGD, {"momentum": 0.9}), (MergedAdamW, AdamW, {"foreach": True})],
+    [
+        (MergedAdamW, AdamW, {}),
+        (MergedSGD, SGD, {"momentum": 0.9}),
+        (MergedAdamW, AdamW, {"foreach": True}),
+        (MergedAdamW, AdamW, {"fused": True}),
+    ],
 )
 def test_merged_execution_equals_separate_groups(merged, plain, options, device):
     ours, theirs = network().to(device), network().to(device)
@@ -117,6 +123,36 @@ def test_merged_execution_equals_separate_groups(merged, plain, options, device)
     train(reference, theirs)
     for got, expected in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("is_fused", [False, True])
+def test_a_checkpoint_does_not_decide_how_steps_are_executed(is_fused, device):
+    """A run may go on where the other kind of optimizer saved it, as on a machine with or without a GPU."""
+
+    def optimizer_of(model: nn.Module, **options) -> MergedAdamW:
+        return MergedAdamW(parameter_groups(model.named_parameters(), GroupRules(base_lr=0.01)), **options)
+
+    first, second = network().to(device), network().to(device)
+    saving = optimizer_of(first, fused=not is_fused or None)
+    train(saving, first)
+    second.load_state_dict(first.state_dict())
+    loading = optimizer_of(second, fused=is_fused or None)
+    saving.param_groups[0]["lr"] = 0.02
+    file = io.BytesIO()
+    torch.save(saving.state_dict(), file)
+    file.seek(0)
+    loading.load_state_dict(torch.load(file, map_location="cpu"))
+    assert loading.param_groups[0]["lr"] == 0.02, "settings that are not about execution are taken over"
+    assert {group["fused"] for group in loading.param_groups} == {is_fused or None}
+    step_device = device.type if is_fused else "cpu"
+    assert {loading.state[parameter]["step"].device.type for parameter in second.parameters()} == {step_device}
+    train(saving, first)
+    train(loading, second)
+    for got, expected in zip(second.parameters(), first.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)  # other kernels, other roundings
+
+    with pytest.raises(ValueError, match="different number of parameter groups"):
+        loading.load_state_dict(optimizer_of(nn.Linear(1, 1)).state_dict())
 
 
 def test_groups_are_restored_when_a_step_fails(monkeypatch):
@@ -196,3 +232,30 @@ def test_configured_clipping_acts_on_unscaled_gradients(device):
     scaler.scale(model(torch.ones(2, 4, device=device)).square().sum() * 100).backward()
     scaler.step(optimizer)
     assert norm(parameter.grad for parameter in model.parameters()) == pytest.approx(1.0, rel=1e-4)
+
+
+@pytest.mark.parametrize(("clip_type", "limit"), [("full_model", 0.5), ("norm", 0.5), ("value", 0.05)])
+@pytest.mark.parametrize("is_fused", [False, True])
+@pytest.mark.parametrize("is_unscaled_before", [False, True])
+def test_the_loss_scale_changes_no_clipped_step(clip_type, limit, is_fused, is_unscaled_before, device):
+    """Fused steps unscale by themselves, after the clipping, unless it has been done before."""
+
+    def weights_after_steps(scale: float | None, factors: tuple[float, ...]) -> torch.Tensor:
+        model = network().to(device)
+        groups = parameter_groups(model.named_parameters(), GroupRules(base_lr=0.01))
+        optimizer = MergedAdamW(groups, eps=0.1, fused=is_fused or None)  # eps: or the size of gradients hardly matters
+        clip_before_step(optimizer, clip_type, limit)
+        scaler = torch.amp.GradScaler(device.type, init_scale=scale or 1.0, enabled=scale is not None)
+        for factor in factors:
+            optimizer.zero_grad()
+            scaler.scale(model(torch.ones(2, 4, device=device)).square().sum() * factor).backward()
+            if is_unscaled_before:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+        return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+    expected = weights_after_steps(None, (1.0, 2.0))
+    torch.testing.assert_close(weights_after_steps(1024.0, (1.0, 2.0)), expected, rtol=1e-6, atol=1e-7)
+    skipping = weights_after_steps(1024.0, (1.0, torch.inf, 2.0))
+    torch.testing.assert_close(skipping, expected, rtol=1e-6, atol=1e-7)
