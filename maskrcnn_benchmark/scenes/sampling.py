@@ -50,7 +50,7 @@ def _group(kind: str, split: str, rng: SceneRandom, count: int) -> list[Wish]:
 
 
 def sample_wishes(split: str, rng: SceneRandom) -> list[Wish]:
-    """Wishes for a scene. Every scene of val and novel, and most of train, holds groups of one kind in different colours.
+    """Wishes for a scene: all of val and novel, and most of train, hold groups of one kind in different colours.
 
     In a novel scene the groups use the withheld pairs beside seen ones.
     """

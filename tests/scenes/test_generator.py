@@ -14,7 +14,7 @@ import pytest
 from maskrcnn_benchmark.scenes import NOVEL_PAIRS, generate_scene
 from maskrcnn_benchmark.scenes.placement import Composer
 from maskrcnn_benchmark.scenes.rng import SceneRandom
-from maskrcnn_benchmark.scenes.sampling import SPLITS, sample_wishes
+from maskrcnn_benchmark.scenes.sampling import NUM_OBJECTS, SPLITS, sample_wishes
 
 MANIFEST = json.loads((Path(__file__).parents[1] / "golden" / "scenes" / "manifest.json").read_text())
 SAMPLE = 25
