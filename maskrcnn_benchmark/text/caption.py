@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from maskrcnn_benchmark.text.class_names import has_content, listed, shown
+from maskrcnn_benchmark.text.class_names import check_unicode, has_content, listed, shown
 from maskrcnn_benchmark.text.noun_phrases import NounPhrase, find_noun_phrases, remove_punctuation
 from maskrcnn_benchmark.text.positive_map import MAX_TOKENS, token_positions
 from maskrcnn_benchmark.text.prompt import Prompt
@@ -58,7 +58,8 @@ def prompts_from_caption(
     Raises: ValueError for an empty caption, a phrase that does not occur, or one that alone is too long.
     """
     if not has_content(caption):
-        raise ValueError(f"the caption {shown(caption)} is empty; write for example 'a man on a horse'")
+        raise ValueError(f"the caption {shown(caption)} holds no word; write for example 'a man on a horse'")
+    check_unicode(caption)
     found = _noun_phrases(caption) if phrases is None else _locate(caption, phrases)
     encoding = tokenizer(caption, verbose=False)
     if len(encoding["input_ids"]) <= max_tokens:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 _CLASS_SEPARATORS = re.compile(r"[;\n\r。；]|(?<!\d)\.|\.(?!\d)")  # a point between digits belongs to a number
 _COMMAS = re.compile(r"[,，、]")
-_NO_CONTENT = frozenset(".,;:|/-_。，、；")
+_CONTENT = ("L", "N", "So")  # Unicode categories that name something: letters, numbers, pictures such as emoji
 _SHOWN = 60  # characters of a name that a message repeats
 _LISTED = 5  # names that a message lists
 
@@ -37,8 +38,17 @@ def split_class_text(text: str) -> list[str]:
 
 
 def has_content(name: str) -> bool:
-    """Whether the name is more than white space and separators."""
-    return any(not character.isspace() and character not in _NO_CONTENT for character in name)
+    """Whether the name holds a letter, a number or an emoji: more than white space, punctuation and signs."""
+    return any(unicodedata.category(character).startswith(_CONTENT) for character in name)
+
+
+def check_unicode(text: str) -> None:
+    """Raises ValueError for a text with halves of characters, which a wrongly encoded command line leaves behind."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        bad = ascii(text[error.start : error.end])
+        raise ValueError(f"{shown(text)} is not a valid Unicode text: no character is {bad}") from error
 
 
 def shown(text: str) -> str:

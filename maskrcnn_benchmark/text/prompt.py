@@ -11,7 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maskrcnn_benchmark.text.class_names import clean_name, has_content, listed, shown, split_class_text
+from maskrcnn_benchmark.text.class_names import (
+    check_unicode,
+    clean_name,
+    has_content,
+    listed,
+    shown,
+    split_class_text,
+)
 from maskrcnn_benchmark.text.positive_map import MAX_TOKENS, token_positions
 from maskrcnn_benchmark.text.spans import Span
 
@@ -94,6 +101,8 @@ def build_prompts(
     """
     entries = _entries(names, labels, caption_prompt)
     if not verbatim:
+        if not any(has_content(entry.name) for entry in entries):
+            raise ValueError(f"the prompt names no class, only {listed(names)}")
         entries = _without_repeats(_without_blanks(entries))
     tail = "".join(separation + word for word in extra or ())
     chunks = [entries[i : i + chunk_size] for i in range(0, len(entries), chunk_size)] if chunk_size > 0 else [entries]
@@ -115,6 +124,8 @@ def _entries(
     wrong = next((name for name in names if not isinstance(name, str)), "")
     if wrong != "":
         raise ValueError(f"class name {wrong!r} is not a text")
+    for name in names:
+        check_unicode(name)
     if labels is None:
         labels = range(1, len(names) + 1)
     if len(labels) != len(names) or len(set(labels)) != len(names):
@@ -134,8 +145,6 @@ def _entries(
 
 def _without_blanks(entries: list[_Entry]) -> list[_Entry]:
     kept = [entry for entry in entries if has_content(entry.name)]
-    if not kept:
-        raise ValueError(f"the prompt names no class, only {listed([entry.name for entry in entries])}")
     if len(kept) < len(entries):
         logger.warning("%d blank class names skipped", len(entries) - len(kept))
     return kept

@@ -54,10 +54,15 @@ def test_wrong_phrases(bert_tokenizer, phrases, message):
         prompt_from_caption("a car, carts", bert_tokenizer, phrases=phrases)
 
 
-@pytest.mark.parametrize("caption", ["", "  ", ". , ;"])
+@pytest.mark.parametrize("caption", ["", "  ", ". , ;", "?!", "\u200b"])
 def test_empty_captions(bert_tokenizer, caption):
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(ValueError, match="holds no word"):
         prompt_from_caption(caption, bert_tokenizer)
+
+
+def test_a_caption_that_is_no_unicode(bert_tokenizer):
+    with pytest.raises(ValueError, match="is not a valid Unicode text"):
+        prompt_from_caption("a caf\udce9", bert_tokenizer)
 
 
 @pytest.mark.parametrize("caption", [" running quickly!", "बैठो 🐱 หมา"])
@@ -74,7 +79,7 @@ def test_phrases_without_a_token(bert_tokenizer, caplog):
     assert prompt.label_to_tokens == {1: [2]}
     assert "no token stands for these phrases, they are never detected: '\\u200b'" in caplog.text
     with pytest.raises(ValueError, match="no token for any phrase"):
-        prompt_from_caption("\u200b", bert_tokenizer)
+        prompt_from_caption("\ufffd", bert_tokenizer)
 
 
 def test_long_captions_are_cut_after_sentences(bert_tokenizer, caplog):

@@ -1,6 +1,6 @@
 import pytest
 
-from maskrcnn_benchmark.text.class_names import clean_name, listed, shown, split_class_text
+from maskrcnn_benchmark.text.class_names import check_unicode, clean_name, has_content, listed, shown, split_class_text
 
 
 @pytest.mark.parity
@@ -42,11 +42,22 @@ def test_split_class_text(text, names):
     assert split_class_text(text) == names
 
 
-@pytest.mark.parametrize("text", ["", "   ", ". . .", ";,.", "\n\n", "-. /"])
+@pytest.mark.parametrize("text", ["", "   ", ". . .", ";,.", "\n\n", "-. /", "!!!", "@#$%^&*()", "\u200b"])
 def test_a_text_of_separators_names_no_class(text):
     with pytest.raises(ValueError, match="names no class") as error:
         split_class_text(text)
     assert repr(text) in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["a", "7", "!7!", "C++", "猫", "кот", "قطة", "🐱", "👍🏽", "🇪🇺", "ก", "हि"])
+def test_words_of_any_script_and_emoji_are_content(text):
+    assert has_content(text)
+
+
+def test_halves_of_characters_are_refused():
+    check_unicode("naïve 🐱")
+    with pytest.raises(ValueError, match=r"'caf\\udce9' is not a valid Unicode text"):
+        check_unicode("caf\udce9")
 
 
 def test_messages_stay_short():

@@ -176,11 +176,11 @@ def test_only_blank_names(bert_tokenizer, names):
 
 
 def test_a_class_without_a_token_is_named(bert_tokenizer, caplog):
-    [prompt] = build_prompts(["cat", "\u200b", "dog"], bert_tokenizer)
+    [prompt] = build_prompts(["cat", "\ufffd", "dog"], bert_tokenizer)
     assert prompt.label_to_tokens == {1: [1], 3: [4]}
-    assert "no token stands for these classes, they are never detected: '\\u200b'" in caplog.text
+    assert "no token stands for these classes, they are never detected: '�'" in caplog.text
     with pytest.raises(ValueError, match="no token for any class"):
-        build_prompts(["\u200b"], bert_tokenizer)
+        build_prompts(["\ufffd"], bert_tokenizer)
 
 
 def test_non_latin_names_and_emoji(bert_tokenizer, caplog):
@@ -195,6 +195,8 @@ def test_non_latin_names_and_emoji(bert_tokenizer, caplog):
     ("arguments", "message"),
     [
         ({"names": []}, "prompt is empty"),
+        ({"names": ["(cat)", "..."]}, r"names no class, only '\(cat\)', '...'"),
+        ({"names": ["cat", "\udc80"]}, r"'\\udc80' is not a valid Unicode text"),
         ({"names": "cat. dog"}, "must be a list, not the text 'cat. dog'"),
         ({"names": ["cat", None]}, "class name None is not a text"),
         ({"names": ["cat", "dog"], "labels": [1]}, "2 class names need as many different labels, not 1"),
