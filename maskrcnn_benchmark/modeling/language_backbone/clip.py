@@ -14,13 +14,15 @@ logger = logging.getLogger(__name__)
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in fp32 with eps 1e-12."""
+    """LayerNorm with eps 1e-12, computed in fp32 where inputs or parameters have a shorter format."""
 
     def __init__(self, dim: int):
         super().__init__(dim, eps=1e-12)
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.float()).to(x.dtype)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(wide), self.bias.to(wide)
+        return F.layer_norm(x.to(wide), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
 
 class QuickGELU(nn.Module):
