@@ -65,11 +65,15 @@ class ModelEma:
 
 
 def _pair_places(average: nn.Module, model: nn.Module) -> list[tuple[_Place, _Place]]:
-    """Where every entry of the state dict lies in both. Looked up once: making state dicts takes longer than a step."""
+    """Where every entry of the state dict lies in both. Looked up once: making state dicts takes longer than a step.
+
+    A tensor with several names, such as tied weights, is there once.
+    """
     places, sources = _places(average), _places(model)
     if places.keys() != sources.keys():
         raise ValueError(f"the averaged model differs in {sorted(places.keys() ^ sources.keys())[:8]}")
-    return [(place, sources[name]) for name, place in places.items()]
+    pairs = {id(owner[entry]): ((owner, entry), sources[name]) for name, (owner, entry) in places.items()}
+    return list(pairs.values())
 
 
 def _places(module: nn.Module) -> dict[str, _Place]:

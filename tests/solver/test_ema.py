@@ -78,6 +78,20 @@ def test_wrapped_models_keep_plain_names():
     assert average.ema.weight.tolist() == [2.0, 2.0, 2.0]
 
 
+def test_tied_weights_are_averaged_once(device):
+    def tied(value: float) -> nn.Module:
+        model = nn.ModuleDict({"first": nn.Linear(2, 2), "second": nn.Linear(2, 2)})
+        model["second"].bias = model["first"].bias
+        with torch.no_grad():
+            model["first"].bias.fill_(value)
+        return model.to(device)
+
+    average = ModelEma(tied(1.0), 0.5)
+    average.update(tied(3.0))
+    assert average.ema["first"].bias is average.ema["second"].bias
+    assert average.ema["first"].bias.tolist() == [2.0, 2.0]
+
+
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2.0])
 def test_decay_outside_its_range(decay):
     with pytest.raises(ValueError, match=f"got {decay}"):
