@@ -313,7 +313,7 @@ class ATSSLossComputation(nn.Module):
         own_pairs = self._phrase_pairs(assigned, captions, targets, num_tokens)[images, chosen.index]
         own_pairs = own_pairs & chosen.is_filled[..., None]
         box_labels = assigned.look_up(
-            torch.cat([_original_labels(target) for target in targets]).to(grid), grid.new_tensor(NO_BOX_LABEL)
+            torch.cat([_original_labels(target) for target in targets]).to(grid), grid.new_full((), NO_BOX_LABEL)
         )
         box_labels = box_labels[images, chosen.index].masked_fill(~chosen.is_filled, NO_BOX_LABEL)
         token_labels = torch.stack([_token_labels(target, num_tokens) for target in targets]).to(grid)
@@ -330,7 +330,8 @@ def _cat_levels(levels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
 
 def _mean_over_ranks(positive: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Number of positives (at least 1) and sum of weights, as means over ranks; one collective for both."""
-    sums = reduce_sum(torch.stack((weight.new_tensor(float(len(positive))), weight.sum()))) / get_world_size()
+    count = weight.new_full((), len(positive))  # filled on the device: a copied tensor would wait for it
+    sums = reduce_sum(torch.stack((count, weight.sum()))) / get_world_size()
     return sums[0].clamp(min=1.0), sums[1].clamp(min=MIN_WEIGHT)
 
 
