@@ -286,7 +286,7 @@ class GLIPDemo:
         """(K,) labels -> (K, 3) uint8 BGR; a label has the same colour in every picture."""
         if self.color is not None:
             return np.full((len(labels), 3), self.color, dtype=np.uint8)
-        return ((30 * (labels[:, None] - 1) + 1) * self.palette % 255).numpy().astype(np.uint8)
+        return ((30 * (labels.cpu()[:, None] - 1) + 1) * self.palette % 255).numpy().astype(np.uint8)
 
     def overlay_boxes(
         self, image: np.ndarray, predictions: BoxList, alpha: float = BLEND, box_pixel: int = 3

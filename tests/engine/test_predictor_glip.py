@@ -173,9 +173,9 @@ def test_too_few_thresholds(make_demo, picture):
         demo._post_process_fixed_thresh(predictions)
 
 
-def test_colour_rule(make_demo):
+def test_colour_rule(make_demo, device):
     demo = make_demo()
-    colors = demo.compute_colors_for_labels(torch.tensor([1, 2, 3]))
+    colors = demo.compute_colors_for_labels(torch.tensor([1, 2, 3], device=device))
     assert colors.tolist() == [[1, 127, 31], [31, 112, 196], [61, 97, 106]]
     assert make_demo(color=90).compute_colors_for_labels(torch.tensor([5])).tolist() == [[90, 90, 90]]
     assert make_demo(color=(1, 2, 3)).compute_colors_for_labels(torch.tensor([1])).tolist() == [[1, 2, 3]]
