@@ -1,11 +1,13 @@
 """What every command shares: how it ends, how it reports a mistake, and how it writes."""
 
 import argparse
+import io
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 OK, PARTIAL_FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: everything done; some inputs failed and were reported; nothing done; stopped by the user."""
@@ -29,6 +31,8 @@ def write(text: str = "") -> None:
 
 def report_error(message: object) -> None:
     """One line on standard error."""
+    if isinstance(message, OSError) and message.strerror and message.filename is not None:
+        message = f"'{os.fsdecode(message.filename)}': {message.strerror}"
     sys.stderr.write(f"glip: error: {one_line(message)}\n")
     sys.stderr.flush()
 
@@ -53,13 +57,29 @@ def report_errors(command: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+def check_output_folder(folder: Path, option: str) -> None:
+    """Raises CommandError, before any time goes into the work, for a folder in which nothing can be written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        inside = "" if existing == folder else f" in '{existing}', which"
+        raise CommandError(f"{option} '{folder}' is{inside} a file, not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise CommandError(f"{option} '{folder}': nothing can be written in '{existing}'")
+
+
 def one_line(message: object) -> str:
     """The text without line breaks."""
     return " ".join(line.strip() for line in str(message).splitlines())
 
 
 def set_up_messages() -> None:
-    """Warnings of the package go to standard error as one line each; those of the libraries are left out."""
+    """Warnings of the package go to standard error as one line each; those of the libraries are left out.
+
+    What the terminal's encoding lacks is shown as an escape, so that no name of a file or phrase stops a command.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("glip: %(levelname)s: %(message)s"))
     handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.startswith("maskrcnn_benchmark"))

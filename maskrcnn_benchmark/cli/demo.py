@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, CommandError, write
+from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, check_output_folder, write
 from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector, predict_files
 
 SPLIT = "val"
@@ -24,8 +24,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    if args.output.exists() and not args.output.is_dir():
-        raise CommandError(f"--output '{args.output}' is a file, not a folder")
+    check_output_folder(args.output, "--output")
     detector = load_detector(args)
     from maskrcnn_benchmark.engine.detector_api import Caption
     from maskrcnn_benchmark.scenes import generate_scene

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, PARTIAL_FAILURE, CommandError, report_error, write
+from maskrcnn_benchmark.cli.console import (
+    BAD_INPUT,
+    OK,
+    PARTIAL_FAILURE,
+    CommandError,
+    check_output_folder,
+    report_error,
+    write,
+)
 from maskrcnn_benchmark.engine.image_io import ImageError, check_image, find_images, load_image
 
 if TYPE_CHECKING:
@@ -61,8 +69,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     paths = find_images(args.image)
-    if args.output.exists() and not args.output.is_dir():
-        raise CommandError(f"--output '{args.output}' is a file, not a folder")
+    check_output_folder(args.output, "--output")
     if bool(args.config_file) != bool(args.weights):
         raise CommandError("--config-file and --weights go together")
     readable = list(_report_unreadable(paths))
@@ -89,6 +96,7 @@ def predict_files(detector: "Detector", paths: Sequence[Path], prompt: "PromptLi
 
     args: needs ``output``, ``threshold`` and ``batch_size``.
     """
+    from torch import OutOfMemoryError
     from tqdm import tqdm
 
     from maskrcnn_benchmark.cli.results import Results, output_names, write_picture
@@ -102,7 +110,13 @@ def predict_files(detector: "Detector", paths: Sequence[Path], prompt: "PromptLi
     written: list[Path] = []
     with tqdm(total=len(paths), unit="picture", disable=None if len(paths) > 1 else True, leave=False) as progress:
         for names, images in _batches(paths, args.batch_size):
-            predictions = detector.predict(images, prompts, threshold=args.threshold, batch_size=args.batch_size)
+            try:
+                predictions = detector.predict(images, prompts, threshold=args.threshold, batch_size=args.batch_size)
+            except OutOfMemoryError as error:
+                raise CommandError(
+                    f"--batch-size {args.batch_size} on {detector.device}: the memory is too small for "
+                    f"{', '.join(map(str, names[:3]))}; make the batch or the pictures smaller"
+                ) from error
             for path, image, prediction in zip(names, images, predictions, strict=True):
                 write_picture(targets[path], image, prediction)
                 written.append(targets[path])

@@ -96,7 +96,9 @@ class Results:
             "annotations": self.annotations,
         }
         with atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+            text = json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+            # a file name that is no UTF-8 holds lone surrogates; escaped, they are JSON and read back as they were
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     def table(self) -> str:
         """The boxes of the run, at most TABLE_ROWS of them."""

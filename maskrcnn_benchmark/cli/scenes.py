@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maskrcnn_benchmark.cli.console import OK, write
+from maskrcnn_benchmark.cli.console import OK, check_output_folder, write
 from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.scenes.dataset import FORMATS, write_dataset
 from maskrcnn_benchmark.scenes.sampling import SPLITS
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     def progress(scenes: Iterable[Scene]) -> Iterable[Scene]:
         return tqdm(scenes, total=args.num, unit="scene", desc=f"{args.split} scenes", disable=None)
 
+    check_output_folder(args.out, "--out")
     out = write_dataset(
         args.out, args.split, args.num, args.seed, workers=args.workers, image_format=args.format, progress=progress
     )

@@ -1,6 +1,7 @@
 """Pictures from disk or memory as RGB uint8 arrays, whatever their file format, colour mode or orientation."""
 
 import glob
+import os
 import struct
 import zlib
 from collections.abc import Iterable
@@ -105,6 +106,8 @@ def _expand(path: Path) -> list[Path]:
 
 
 def _open(path: str | Path) -> Image.Image:
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):  # reading it could wait forever
+        raise ImageError(f"picture '{path}' is a pipe or device; save it to a file first")
     try:
         picture = Image.open(path)
     except FileNotFoundError:
@@ -115,6 +118,9 @@ def _open(path: str | Path) -> Image.Image:
         empty = Path(path).stat().st_size == 0
         reason = "the file is empty" if empty else "not a picture in a known format, or its beginning is damaged"
         raise ImageError(f"cannot read picture '{path}': {reason}") from error
+    except Image.DecompressionBombError as error:
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise ImageError(f"picture '{path}' is too large: more than {most:,} pixels; make it smaller") from error
     except _DECODER_ERRORS as error:
         raise ImageError(f"cannot read picture '{path}': {_one_line(error)}") from error
     if 0 in picture.size:
@@ -124,6 +130,8 @@ def _open(path: str | Path) -> Image.Image:
 
 
 def _one_line(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 

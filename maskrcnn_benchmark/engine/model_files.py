@@ -1,5 +1,6 @@
 """Which configuration and which weights belong to the name of a model."""
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,12 +48,15 @@ def find_model(name_or_dir: str | Path) -> ModelFiles:
     if published in PUBLISHED:
         return ModelFiles(published, ASSETS / "configs" / PUBLISHED[published], lambda: _published_weights(published))
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name and folder.is_dir():
         return _from_folder(name, folder)
-    known = ", ".join([*EMBEDDED, *PUBLISHED])
-    if folder.is_file():
+    names = [*EMBEDDED, *PUBLISHED]
+    known = ", ".join(names)
+    if name and folder.is_file():
         raise ValueError(f"model '{name}' is a file; name a folder with {CONFIG_FILE} and weights, or one of {known}")
-    raise ValueError(f"model '{name}' is neither a folder nor one of {known}")
+    close = difflib.get_close_matches(published, names, n=1)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    raise ValueError(f"model '{name}' is neither a folder nor one of {known}{hint}")
 
 
 def _from_folder(name: str, folder: Path) -> ModelFiles:

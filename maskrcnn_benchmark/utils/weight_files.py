@@ -147,13 +147,20 @@ def _shorten(names: Mapping[str, Any], limit: int = 8) -> str:
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, renamed to it on success and removed on failure."""
+    """Yield a temporary path beside ``path``, renamed to it on success and removed on failure.
+
+    Raises: OSError naming ``path`` when it cannot be written, on a full disk for example.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # a name may have 255 bytes
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,6 +1,9 @@
 """Bad input: the exit code, one line on standard error with the offending value, no traceback, no file left behind."""
 
+import errno
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +82,64 @@ def test_folder_without_pictures_and_pattern_without_matches(folder, capsys):
 
 
 def test_output_that_is_a_file(folder, capsys):
-    assert_refused(command("../good.png", "dog", "--output", "../good.png"), "../good.png", folder, capsys)
+    assert_refused(command("../good.png", "dog", "--output", "../good.png"), "'../good.png' is a file", folder, capsys)
+    inside = command("../good.png", "dog", "--output", "../good.png/a/b")
+    assert_refused(inside, "'../good.png/a/b' is in '", folder, capsys)
+    assert_refused(["scenes", "--out", "../good.png/x"], "--out '../good.png/x'", folder, capsys)
+    assert_refused(["demo", "--output", "../good.png/x"], "--output '../good.png/x'", folder, capsys)
+
+
+def test_output_that_cannot_be_written(folder, capsys, monkeypatch, fake):
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert_refused(command("../good.png", "dog", "--output", "out"), "--output 'out': nothing can be", folder, capsys)
+
+
+def test_a_full_disk(folder, capsys, monkeypatch, fake):
+    def fail(self, path, **options):
+        path.write_bytes(b"part")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    (folder / "glip_output").mkdir()
+    assert_refused(command("../good.png"), "'glip_output/good.png': No space left on device", folder, capsys)
+    assert list((folder / "glip_output").iterdir()) == []
+
+
+def test_too_little_memory(folder, capsys, monkeypatch, fake):
+    def fail(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(fake, "predict", fail)
+    assert_refused(command("../good.png", "dog", "--batch-size", "7"), "--batch-size 7 on cpu", folder, capsys)
+
+
+def test_a_pipe_instead_of_a_picture(folder, capsys):
+    os.mkfifo("pipe.png")
+    assert_refused(command("pipe.png"), "pipe.png", folder, capsys)
+
+
+def test_pictures_of_one_pixel_and_of_one_line(folder, fake):
+    for name, size in (("dot.png", (1, 1)), ("line.png", (1, 3000)), ("row.png", (3000, 2))):
+        Image.new("RGB", size).save(name)
+        assert main(command(name)) == console.OK
+        assert Image.open(f"glip_output/{name}").size == size
+
+
+def test_a_file_name_that_is_no_utf8(folder, fake, capsys):
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        shutil.copy("../good.png", name)
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system takes only Unicode names")
+    assert main(command(name)) == console.OK
+    records = json.loads(Path("glip_output/predictions.json").read_text(encoding="utf-8"))
+    assert records["images"][0]["file_name"] == name and Path("glip_output", name).exists()
+
+
+def test_a_long_file_name(folder, fake):
+    name = "long" * 62 + ".png"
+    shutil.copy("../good.png", name)
+    assert main(command(name)) == console.OK and Path("glip_output", name).exists()
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
@@ -100,7 +160,7 @@ def test_turned_picture_is_turned_upright(folder, fake):
     assert Image.open("glip_output/turned.png").size == (48, 64)
 
 
-@pytest.mark.parametrize("text", ["", "   ", ". . .", ";;\n", " , , ", "..."])
+@pytest.mark.parametrize("text", ["", "   ", ". . .", ";;\n", " , , ", "...", "!?", "@#$%^&*", "(-_-)", "caf\udce9"])
 def test_prompts_without_a_class(folder, capsys, text):
     assert_refused(command("../good.png", text), repr(text), folder, capsys)
     caption = ["predict", "--image", "../good.png", "--caption", text]
@@ -138,6 +198,9 @@ def test_a_device_that_does_not_exist(folder, capsys):
 
 def test_models_that_do_not_exist(folder, capsys):
     assert_refused(command("../good.png", "dog", "--model", "glip_huge"), "glip_huge", folder, capsys)
+    typo = command("../good.png", "dog", "--model", "glip_tiny_o365_goldg")
+    assert_refused(typo, "did you mean glip_tiny_model_o365_goldg?", folder, capsys)
+    assert_refused(command("../good.png", "dog", "--model", ""), "model '' is neither", folder, capsys)
     (folder / "mine").mkdir()
     assert_refused(command("../good.png", "dog", "--model", "mine"), "'mine'", folder, capsys)
 

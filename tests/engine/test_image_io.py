@@ -1,5 +1,7 @@
 """Pictures of every kind become upright RGB uint8 arrays, and bad ones an error that names them."""
 
+import os
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -78,6 +80,29 @@ def test_first_frame_of_an_animation(tmp_path):
 def _truncated(path, color):
     Image.fromarray(np.tile(color, (20, 20, 1))).save(path, quality=95)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def test_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png' is a pipe or device"):
+        check_image(tmp_path / "a.png")
+
+
+def test_a_picture_of_too_many_pixels(tmp_path, monkeypatch):
+    Image.new("L", (40, 30)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(ImageError, match=r"a\.png' is too large: more than 1,000 pixels"):
+        check_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "a.png"), OSError("no\nreason")])
+def test_pictures_that_cannot_be_opened(tmp_path, monkeypatch, error):
+    def fail(path):
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match=f"^cannot read picture 'a.png': {error.strerror or 'no reason'}$"):
+        check_image("a.png")
 
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp"])
