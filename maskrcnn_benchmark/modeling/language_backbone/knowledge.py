@@ -55,7 +55,7 @@ class Knowledge:
             path = Path(know.KNOWLEDGE_FILE)
             if not path.is_file():
                 raise FileNotFoundError(f"GLIPKNOW.KNOWLEDGE_FILE {str(path)!r} does not exist")
-            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+            entries = _read_entries(path)
         return cls(
             entries,
             know.KNOWLEDGE_TYPE,
@@ -84,8 +84,11 @@ class Knowledge:
         return f"{text}: {knowledge}"
 
     def training_classes(self, present: Sequence[str], rng: random.Random | None = None) -> list[str]:
-        """Classes of one training batch: those present first, filled up at random, shuffled."""
-        rng = rng or random.Random()
+        """Classes of one training batch: those present first, filled up at random, shuffled.
+
+        rng: source of randomness; Python's global generator by default, which a training run seeds.
+        """
+        rng = rng or random
         names, limit = sorted(self.entries), self.max_classes_in_training
         if limit < 0:
             limit = len(names)
@@ -98,6 +101,13 @@ class Knowledge:
             chosen += rng.sample(rest, limit - len(chosen))
         rng.shuffle(chosen)
         return chosen
+
+
+def _read_entries(path: Path) -> dict[str, dict]:
+    entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+        raise ValueError(f"GLIPKNOW.KNOWLEDGE_FILE {str(path)!r} must map each class name to a table of its knowledge")
+    return entries
 
 
 def class_features(text: TextFeatures, aggregation: str) -> tuple[Tensor, Tensor]:
