@@ -50,11 +50,13 @@ def test_one_hot_takes_the_first_tokens():
 
 
 def test_labels_without_tokens_are_left_out_and_a_number_is_one_token():
-    token_map = build_token_map({1: [], 2: 3, 5: torch.tensor([1]), 6: np.int64(2)}, 4)
-    assert token_map.labels.tolist() == [[2, 5, 6]] and token_map.tokens.tolist() == [[[3], [1], [2]]]
+    token_map = build_token_map({7: (0,), 1: [], 2: 3, 5: torch.tensor([1]), np.int64(6): np.int64(2)}, 4)
+    assert token_map.labels.tolist() == [[2, 5, 6, 7]] and token_map.tokens.tolist() == [[[3], [1], [2], [0]]]
+    token_map = build_token_map({1: torch.tensor(3), 2: np.array(1), 3: [torch.tensor(2)], 4: np.array([], int)}, 4)
+    assert token_map.labels.tolist() == [[1, 2, 3]] and token_map.tokens.tolist() == [[[3], [1], [2]]]
 
 
-@pytest.mark.parametrize("empty", [None, {}, {1: []}, [{}, {}]])
+@pytest.mark.parametrize("empty", [None, {}, {1: []}, [{}, {}], [None, {}]])
 def test_no_labels_give_no_columns(empty):
     token_map = build_token_map(empty, 4)
     for how in ("MEAN", "MAX", "POWER"):
@@ -72,6 +74,13 @@ def test_a_vanished_token_makes_the_geometric_mean_zero():
         ({1: [4]}, "label 1 has token position 4, but the text has 4 positions"),
         ({3: [-1]}, "label 3 has token position -1"),
         ({0: [1]}, "counted from 1, got 0"),
+        ({"1": [1], 2: [1]}, "must be integers, got '1'"),
+        ({1: ["1"]}, r"label 1 must have integers as token positions, got \['1'\]"),
+        ({2: [[1, 2]]}, r"label 2 must have integers as token positions, got \[\[1, 2\]\]"),
+        ({2: None}, "label 2 must have integers as token positions, got None"),
+        ([{1: [4]}], "label 1 has token position 4"),
+        (torch.zeros(2, 4), "must be a dict of labels.*got Tensor"),
+        ([[1, 2]], "must be a dict of labels.*got list"),
     ],
 )
 def test_bad_maps_are_named(positive_map, message):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from numbers import Integral
+from operator import index
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,15 +47,15 @@ def build_token_map(
 
     Args:
         positive_map: label -> token positions, for all images, or one such dict per image. None is an empty dict.
-            Labels with an empty list are left out.
+            Positions are a sequence, an array, a tensor or a single number; labels without any are left out.
         num_tokens: T, number of text positions of the scores.
         aggregation: with "ONEHOT" only the number of labels of a map counts: column j is token j, its label j + 1.
         device: of the result.
 
-    Raises: ValueError for a label below 1 or a position outside [0, T).
+    Raises: ValueError for a label below 1, a position outside [0, T), or what is no such dict.
     """
     check_aggregation(aggregation)
-    maps = [positive_map or {}] if positive_map is None or isinstance(positive_map, Mapping) else list(positive_map)
+    maps = split_maps(positive_map)
     rows = [_rows(one, num_tokens, aggregation) for one in maps]
     columns = max((len(row) for row in rows), default=0)
     width = max((len(tokens) for row in rows for _, tokens in row), default=1)
@@ -65,6 +67,27 @@ def build_token_map(
     packed = to_device(packed, device)
     tokens = packed[..., 1:]
     return TokenMap(tokens.clamp(min=0), tokens >= 0, packed[..., 0].clamp(min=0))
+
+
+def split_maps(positive_map: PositiveMap | Sequence[PositiveMap | None] | None) -> list[PositiveMap]:
+    """The map that all images share, or those of the images, as a list. Raises: ValueError for anything else."""
+    maps = [positive_map] if positive_map is None or isinstance(positive_map, Mapping) else positive_map
+    if not isinstance(maps, list | tuple) or not all(one is None or isinstance(one, Mapping) for one in maps):
+        raise ValueError(
+            "at inference positive_map must be a dict of labels and their token positions, or a list of such dicts, "
+            f"one for each image; got {type(positive_map).__name__}"
+        )
+    return [one or {} for one in maps]
+
+
+def token_positions(label: object, positions: object) -> list[int]:
+    """Token positions of a class. Raises: ValueError that names the label if they are no integers."""
+    if isinstance(positions, Tensor | np.ndarray):
+        positions = positions.tolist()
+    try:
+        return [index(token) for token in ([positions] if isinstance(positions, Integral) else positions)]
+    except TypeError as error:
+        raise ValueError(f"label {label!r} must have integers as token positions, got {positions!r}") from error
 
 
 def aggregate_token_scores(token_scores: Tensor, token_map: TokenMap, aggregation: str) -> Tensor:
@@ -101,17 +124,18 @@ def _rows(positive_map: PositiveMap, num_tokens: int, aggregation: str) -> list[
     if aggregation == "ONEHOT":
         return [(token + 1, [token]) for token in range(min(len(positive_map), num_tokens))]
     rows = []
-    for label in sorted(positive_map):
-        positions = positive_map[label]
-        tokens = [int(positions)] if isinstance(positions, Integral) else [int(token) for token in positions]
+    for label, positions in positive_map.items():
+        if not isinstance(label, Integral):
+            raise ValueError(f"labels of a positive map must be integers, got {label!r}")
         if label < 1:
             raise ValueError(f"labels of a positive map are counted from 1, got {label}")
+        tokens = token_positions(label, positions)
         for token in tokens:
             if not 0 <= token < num_tokens:
                 raise ValueError(f"label {label} has token position {token}, but the text has {num_tokens} positions")
         if tokens:
             rows.append((int(label), tokens))
-    return rows
+    return sorted(rows)
 
 
 def _token_matrix(token_map: TokenMap, num_tokens: int) -> Tensor:
