@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -176,13 +177,18 @@ class GeneralizedVLRCNN(nn.Module):
             ids, labels = self.corrupt(ids, greenlight_map if self.mlm_only_positives else None)
         return self.encode_tokens(ids, tokens.attention_mask, tokens.special_tokens_mask, mlm_labels=labels)
 
+    @cached_property
+    def vocabulary_ids(self) -> Tensor:
+        """(V,) ids of all tokens, on the CPU. Kept, since tokenizers need tens of milliseconds to list them."""
+        return torch.tensor(list(self.tokenizer.get_vocab().values()))
+
     def corrupt(self, input_ids: Tensor, greenlight_map: Tensor | None) -> CorruptedTokens:
         """Masks or replaces some of the (B, T) tokens for masked language modelling."""
         return corrupt_tokens(
             input_ids,
             mask_id=self.tokenizer.mask_token_id,
             pad_id=self.tokenizer.pad_token_id,
-            vocabulary_ids=torch.tensor(list(self.tokenizer.get_vocab().values()), device=input_ids.device),
+            vocabulary_ids=self.vocabulary_ids,
             greenlight_map=greenlight_map,
         )
 
