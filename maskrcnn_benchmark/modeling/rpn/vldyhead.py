@@ -224,7 +224,7 @@ class VLDyHead(nn.Module):
     def predict(
         self, state: TowerState, embedding: Tensor | None = None, *, with_class_logits: bool = True
     ) -> HeadOutputs:
-        """Tower output -> predictions. Arguments as in `forward`."""
+        """Tower output -> predictions but for the masked words. Arguments as in `forward`."""
         levels = state.visual
         outputs = HeadOutputs(
             cls_logits=[self.cls_logits(level) for level in levels] if with_class_logits else None,
@@ -234,8 +234,6 @@ class VLDyHead(nn.Module):
         )
         if self.token_logits is not None:
             outputs = outputs._replace(token_logits=[self.token_logits(level) for level in levels])
-        if self.mlm_head is not None and self.training:
-            outputs = outputs._replace(mlm_logits=self.mlm_head(self._text(state, embedding)))
         words = self.words(state, embedding)
         if self.contrastive_align_projection_image is not None:
             images = [self.contrastive_align_projection_image(level) for level in levels]
@@ -274,8 +272,12 @@ class VLDyHead(nn.Module):
         embedding: (B, T, D) text for the word branches where they do not use the fused text.
         swint_feature_c4: (B, C, H, W) body map for the shallow contrastive loss.
         with_class_logits: also run the class branch, which most configurations neither train nor select by.
+        The masked words are predicted only where the text has labels for them.
         """
-        outputs = self.predict(self.run_tower(features, text), embedding, with_class_logits=with_class_logits)
+        state = self.run_tower(features, text)
+        outputs = self.predict(state, embedding, with_class_logits=with_class_logits)
+        if self.mlm_head is not None and text.mlm_labels is not None:
+            outputs = outputs._replace(mlm_logits=self.mlm_head(self._text(state, embedding)))
         return outputs._replace(shallow_img_emb_feats=self._shallow_features(features, swint_feature_c4))
 
     def project_words(self, unit_text: Tensor) -> tuple[Tensor, Tensor]:
@@ -416,7 +418,7 @@ class VLDyHeadModule(nn.Module):
             outputs.shallow_img_emb_feats,
         )
         losses = {"loss_reg": regression, "loss_centerness": centerness}
-        if outputs.mlm_logits is not None and mlm_labels is not None:
+        if outputs.mlm_logits is not None:
             losses["mlm_loss"] = self.mlm_loss_weight * masked_word_loss(outputs.mlm_logits, mlm_labels)
         losses["loss_cls"] = classes
         optional = {
