@@ -16,6 +16,7 @@ from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
     classes_as_tokens,
     positive_map_of_classes,
 )
+from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, split_maps, token_positions
 from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
 from maskrcnn_benchmark.modeling.rpn import build_rpn
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -148,6 +149,8 @@ class GeneralizedVLRCNN(nn.Module):
         Captions over the limit are cut and keep their final [SEP]. With `trim` T is the longest caption, unless that
         has less than min_tokens tokens.
         """
+        if isinstance(captions, str):
+            raise ValueError(f"captions must be a list of strings, one per image, got the string {captions!r}")
         policy = self.text_policy
         tokens = self.tokenizer(
             list(captions),
@@ -239,10 +242,14 @@ class GeneralizedVLRCNN(nn.Module):
             positive_map: label -> token positions, one dict for all images or one for each.
             return_features: also return what the alignment logits are made of.
         Returns: a BoxList per image (pixels of the network input) with `labels` (int64) and `scores`.
+        Raises: ValueError if there is not one text per image, or for features that the configuration does not have.
         """
         text = features.text or text
+        _check_one_text_per_image(text, len(features.image_sizes))
         text, embedding = self.rpn.prepare_text(text)
         head = self.rpn.head
+        if return_features and not head.use_dot_product:
+            raise ValueError("return_features needs the dot-product branch (USE_DOT_PRODUCT_TOKEN_LOSS True)")
         state = head.run_tower(features.levels, text)
         outputs = head.predict(state, embedding, with_class_logits=self.rpn.class_logits_in_inference)
         anchors = self.rpn.anchor_generator(features, features.levels)
@@ -273,25 +280,34 @@ class GeneralizedVLRCNN(nn.Module):
             greenlight_map: (B, T), words that masked language modelling may use: 1 masked and scored, 0 masked, -1 not.
             return_features: at inference, also return RegionWordFeatures.
         Returns: dict of scalar losses, or list of BoxList with `labels` (int64) and `scores`.
-        Raises: ValueError without targets in training or without captions.
+        Raises: ValueError without targets in training, without captions, or unless there is one of each per image.
         """
-        if self.training and targets is None:
-            raise ValueError("training needs targets")
         images = to_image_list(images)
+        if self.training:
+            targets = self._check_targets(targets, len(images))
         if self.knowledge is not None:
-            text, positive_map = self._encode_classes(len(images.image_sizes), targets, captions, positive_map)
+            text, positive_map = self._encode_classes(len(images), targets, captions, positive_map)
         elif captions is None:
             raise ValueError("the detector needs captions, one string per image")
         else:
             text = self.encode_text(captions, greenlight_map, min_tokens=_tokens_named(positive_map))
+        _check_one_text_per_image(text, len(images))
         features = self.encode_images(images, text)
         if not self.training:
             return self.detect(features, text, positive_map, return_features=return_features)
-        targets = [target.to(self.device) for target in targets if target is not None]
         _, losses, _ = self.rpn(
             images, features.levels, targets, features.text or text, positive_map, captions, features.c4
         )
         return losses
+
+    def _check_targets(self, targets: Sequence[BoxList | None] | None, num_images: int) -> list[BoxList]:
+        """The targets that are not None, on the model's device."""
+        if targets is None:
+            raise ValueError("training needs targets")
+        targets = [target.to(self.device) for target in targets if target is not None]
+        if len(targets) != num_images:
+            raise ValueError(f"training needs one target per image, got {len(targets)} for {num_images} images")
+        return targets
 
     def _encode_classes(self, batch_size: int, targets, captions, positive_map):
         """One sentence per class -> text whose tokens are classes, and the positive map that fits it."""
@@ -313,12 +329,20 @@ class GeneralizedVLRCNN(nn.Module):
         return classes_as_tokens(text, self.knowledge.aggregation, batch_size), positive_map
 
 
+def _check_one_text_per_image(text: TextFeatures, num_images: int) -> None:
+    if len(text) != num_images:
+        raise ValueError(f"the detector needs one caption per image, got {len(text)} for {num_images} images")
+
+
 def _tokens_named(positive_map) -> int:
     """One more than the last token position of an inference map; 0 for a training map or none."""
+    if isinstance(positive_map, TokenMap):
+        return int(positive_map.tokens.max()) + 1 if positive_map.tokens.numel() else 0
     if positive_map is None or isinstance(positive_map, Tensor):
         return 0
-    maps = [positive_map] if isinstance(positive_map, Mapping) else positive_map
-    return max((int(token) + 1 for label_map in maps for tokens in label_map.values() for token in tokens), default=0)
+    maps = split_maps(positive_map)
+    named = (token_positions(label, tokens) for one in maps for label, tokens in one.items())
+    return max((token + 1 for tokens in named for token in tokens), default=0)
 
 
 META_ARCHITECTURES.register("GeneralizedVLRCNN", GeneralizedVLRCNN.from_config)

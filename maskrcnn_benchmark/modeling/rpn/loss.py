@@ -250,8 +250,11 @@ class ATSSLossComputation(nn.Module):
 
         A map that is wider than the text loses its last columns, which are padding then.
         """
-        if positive_map is None:
-            raise ValueError("the token losses need a positive_map (boxes of the batch, text positions)")
+        if not isinstance(positive_map, Tensor):
+            raise ValueError(
+                "the token losses need a positive_map, a tensor (boxes of the batch, text positions), "
+                f"got {type(positive_map).__name__}"
+            )
         if positive_map.dim() != 2 or len(positive_map) != len(assigned.boxes):
             raise ValueError(
                 f"positive_map must have a row for each of the {len(assigned.boxes)} boxes of the batch, "
