@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from maskrcnn_benchmark.cli.console import OK, CommandError, Parser, report_errors, write
-from maskrcnn_benchmark.cli.predict import add_model_arguments, load_detector
+from maskrcnn_benchmark.cli.predict import add_model_arguments, load_detector, selection
 from maskrcnn_benchmark.engine.image_io import load_image
 
 
@@ -47,7 +47,7 @@ def main(args: argparse.Namespace) -> int:
     """Prints or writes the records {phrase, spans, box, score}, the best first; returns the exit code."""
     image = load_image(args.image)
     prompt = read_prompt(args)
-    (found,) = load_detector(args).predict(image, prompt, threshold=args.threshold)
+    (found,) = load_detector(args).predict(image, prompt, **selection(args))
     if args.output:
         from maskrcnn_benchmark.cli.results import write_picture
 

@@ -1,9 +1,9 @@
 """``glip predict``: boxes for the things that a text names, on one picture or many."""
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from maskrcnn_benchmark.cli.console import (
     BAD_INPUT,
@@ -19,10 +19,12 @@ from maskrcnn_benchmark.engine.image_io import ImageError, check_image, find_ima
 if TYPE_CHECKING:
     import numpy as np
 
-    from maskrcnn_benchmark.engine.detector_api import Detector, PromptLike
+    from maskrcnn_benchmark.engine.detector_api import Detector, Prediction, PromptLike
+    from maskrcnn_benchmark.text.prompt import Prompt
 
 DEFAULT_MODEL = "glip_nano"
 PREDICTIONS_FILE = "predictions.json"
+SHOWN_PATHS = 5  # of the written pictures
 
 _EXAMPLES = """examples:
   glip predict --image street.jpg --text "person. traffic light"
@@ -60,8 +62,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config-file", metavar="YAML", help="with --weights: the configuration of the model")
     parser.add_argument("--weights", metavar="FILE", help="with --config-file: a checkpoint, instead of --model")
     parser.add_argument(
-        "--threshold", type=_fraction, default=0.3, metavar="SCORE", help="lowest score shown; default: %(default)s"
+        "--threshold", type=_fraction, default=0.4, metavar="SCORE", help="lowest score shown; default: %(default)s"
     )
+    parser.add_argument(
+        "--one-label", action="store_true", help="where several phrases fit the same box, show only the best of them"
+    )
+    parser.add_argument("--top", type=count, metavar="N", help="show at most N boxes for each phrase")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="pictures at a time; default: 1")
 
@@ -76,7 +82,8 @@ def run(args: argparse.Namespace) -> int:
     if not readable:
         return BAD_INPUT
     prompt = _prompt(args)
-    done = predict_files(load_detector(args), readable, prompt, args)
+    detector = load_detector(args)
+    done = predict_files(detector, dict.fromkeys(readable, detector.prepare(prompt)), args)
     if not done:
         return BAD_INPUT
     return OK if done == len(paths) else PARTIAL_FAILURE
@@ -91,32 +98,32 @@ def load_detector(args: argparse.Namespace) -> "Detector":
     return Detector.from_pretrained(args.model, device=args.device)
 
 
-def predict_files(detector: "Detector", paths: Sequence[Path], prompt: "PromptLike", args: argparse.Namespace) -> int:
+def selection(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of ``Detector.predict`` that say which boxes are shown."""
+    return {"threshold": args.threshold, "one_label": args.one_label, "top": args.top}
+
+
+def predict_files(detector: "Detector", plans: "Mapping[Path, tuple[Prompt, ...]]", args: argparse.Namespace) -> int:
     """Predicts, draws, writes and prints; reports pictures that cannot be read and returns how many could.
 
-    args: needs ``output``, ``threshold`` and ``batch_size``.
+    plans: for each picture its prompt, as ``detector.prepare`` returns it; equal labels are equal phrases.
+    args: ``output`` and what ``add_model_arguments`` adds.
     """
-    from torch import OutOfMemoryError
     from tqdm import tqdm
 
     from maskrcnn_benchmark.cli.results import Results, output_names, write_picture
 
-    prompts = detector.prepare(prompt)
+    paths = list(plans)
+    prompts = [prompt for plan in {id(plan): plan for plan in plans.values()}.values() for prompt in plan]
     results = Results(
-        phrases={label: phrase for part in prompts for label, phrase in part.phrases.items()},
-        info={"model": detector.name, "prompt": [part.caption for part in prompts], "threshold": args.threshold},
+        phrases={label: phrase for prompt in prompts for label, phrase in prompt.phrases.items()},
+        info={"model": detector.name, "prompt": [prompt.caption for prompt in prompts], **selection(args)},
     )
     targets = dict(zip(paths, output_names(paths, args.output), strict=True))
     written: list[Path] = []
     with tqdm(total=len(paths), unit="picture", disable=None if len(paths) > 1 else True, leave=False) as progress:
         for names, images in _batches(paths, args.batch_size):
-            try:
-                predictions = detector.predict(images, prompts, threshold=args.threshold, batch_size=args.batch_size)
-            except OutOfMemoryError as error:
-                raise CommandError(
-                    f"--batch-size {args.batch_size} on {detector.device}: the memory is too small for "
-                    f"{', '.join(map(str, names[:3]))}; make the batch or the pictures smaller"
-                ) from error
+            predictions = _predict(detector, names, images, [plans[name] for name in names], args)
             for path, image, prediction in zip(names, images, predictions, strict=True):
                 write_picture(targets[path], image, prediction)
                 written.append(targets[path])
@@ -130,12 +137,30 @@ def predict_files(detector: "Detector", paths: Sequence[Path], prompt: "PromptLi
         f"{_number(len(results.annotations), 'box', 'boxes')} on {_number(len(written), 'picture', 'pictures')}"
         + (f": {results.counts()}" if results.annotations else f" with a score above {args.threshold:g}")
     )
-    for path in written[:5]:
+    for path in written[:SHOWN_PATHS]:
         write(f"wrote {path}")
-    if len(written) > 5:
-        write(f"and {len(written) - 5} more pictures")
+    if len(written) > SHOWN_PATHS:
+        write(f"and {len(written) - SHOWN_PATHS} more pictures")
     write(f"wrote {args.output / PREDICTIONS_FILE}")
     return len(written)
+
+
+def _predict(
+    detector: "Detector",
+    names: list[Path],
+    images: "list[np.ndarray]",
+    plans: "list[tuple[Prompt, ...]]",
+    args: argparse.Namespace,
+) -> "list[Prediction]":
+    from torch import OutOfMemoryError
+
+    try:
+        return detector.predict(images, plans, batch_size=args.batch_size, **selection(args))
+    except OutOfMemoryError as error:
+        raise CommandError(
+            f"--batch-size {args.batch_size} on {detector.device}: the memory is too small for "
+            f"{', '.join(map(str, names[:3]))}; make the batch or the pictures smaller"
+        ) from error
 
 
 def _batches(paths: Sequence[Path], size: int) -> "Iterator[tuple[list[Path], list[np.ndarray]]]":

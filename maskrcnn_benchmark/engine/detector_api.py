@@ -24,7 +24,7 @@ from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.engine.devices import resolve_device
 from maskrcnn_benchmark.engine.image_io import as_rgb_array
 from maskrcnn_benchmark.engine.model_files import find_model
-from maskrcnn_benchmark.ops.nms import ml_nms
+from maskrcnn_benchmark.engine.selection import Selection
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.text.caption import PhraseLike, prompts_from_caption
@@ -90,7 +90,8 @@ class Detector:
         transform: ``transform(picture, None) -> (tensor (3, H, W), None)``.
         device: where the model runs.
         size_divisible: the sides of a batch become multiples of it.
-        nms_threshold: overlap from which boxes of one label found by different parts of a long prompt are merged.
+        nms_threshold: overlap (IoU) from which two boxes found by different parts of a long prompt, or for different
+            phrases, count as the same.
         max_tokens, separation: how class lists become captions.
         reads_text: the image encoder reads the text as well, so that it runs anew for every caption.
         name: what reports call the model.
@@ -176,9 +177,10 @@ class Detector:
             name=name,
         )
 
-    def prepare(self, prompt: PromptLike) -> tuple[Prompt, ...]:
+    def prepare(self, prompt: PromptLike, *, labels: Sequence[int] | None = None) -> tuple[Prompt, ...]:
         """The captions that stand for a prompt, several where it is long; ``predict`` takes the result as well.
 
+        labels: numbers of the classes of a list, all different; by default 1, 2, ...
         A list of strings is a list of classes. A string with full stops or semicolons between words is one too
         ("person. traffic light"). Any other string, and a ``Caption``, is a sentence; it stands for its noun phrases.
         Raises: ValueError naming the prompt when it is empty, names nothing, or holds a class that is too long.
@@ -192,15 +194,18 @@ class Detector:
         parts = tuple(prompt)
         if parts and all(isinstance(part, Prompt) for part in parts):
             return parts
-        return tuple(build_prompts(parts, tokenizer, separation=self.separation, max_tokens=limit))
+        return tuple(build_prompts(parts, tokenizer, labels=labels, separation=self.separation, max_tokens=limit))
 
     @torch.inference_mode()
     def predict(
         self,
         images: ImageLike | Sequence[ImageLike],
         prompts: PromptLike | Sequence[PromptLike],
-        threshold: float = 0.3,
+        threshold: float = 0.4,
         batch_size: int = 1,
+        *,
+        one_label: bool = False,
+        top: int | None = None,
     ) -> list[Prediction]:
         """Finds what the prompts name.
 
@@ -211,11 +216,14 @@ class Detector:
             threshold: boxes have scores above it. The model itself cuts at its own, lower threshold.
             batch_size: pictures computed at a time. A batch is padded to its largest picture, which changes scores in
                 the last digits; one at a time gives the same result in any company.
+            one_label: where several classes or phrases fit the same box, keep only the best of them.
+            top: at most so many boxes of each class or phrase; 1 suits sentences about single things.
         Returns: one prediction for each picture, in their order.
         Raises: ValueError (ImageError for pictures) with the offending value in its text.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is not a positive number")
+        selection = Selection(threshold, one_label, top)
         several = isinstance(images, list | tuple)
         pictures = list(images) if several else [images]
         plans = self._plans(prompts, len(pictures), several)
@@ -226,8 +234,10 @@ class Detector:
             for start in range(0, len(group), batch_size):
                 chosen = group[start : start + batch_size]
                 batch = [as_rgb_array(pictures[i]) for i in chosen]
-                found = self._predict_batch(batch, [plans[i] for i in chosen], threshold)
-                results.update(zip(chosen, found, strict=True))
+                found = self._predict_batch(batch, [plans[i] for i in chosen])
+                for i, image, parts in zip(chosen, batch, found, strict=True):
+                    size = (image.shape[1], image.shape[0])
+                    results[i] = self._merge(parts, plans[i], size, selection)
         return [results[i] for i in range(len(pictures))]
 
     def _plans(self, prompts, count: int, several: bool) -> list[tuple[Prompt, ...]]:
@@ -247,9 +257,8 @@ class Detector:
             )
         return [self.prepare(prompt) for prompt in prompts]
 
-    def _predict_batch(
-        self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]], threshold: float
-    ) -> list[Prediction]:
+    def _predict_batch(self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]]) -> list[list[BoxList]]:
+        """For each picture what each of its captions found, in pixels of the resized picture."""
         tensors = [self.transform(Image.fromarray(image), None)[0].to(self.device) for image in images]
         batch = to_image_list(tensors, self.size_divisible)
         features = None if self.reads_text else self.model.encode_image(batch)
@@ -260,10 +269,7 @@ class Detector:
             detections = self.model.detect(seen, text, [prompt.label_to_tokens for prompt in prompts])
             for found, detection in zip(parts, detections, strict=True):
                 found.append(detection)
-        return [
-            self._merge(found, plan, (image.shape[1], image.shape[0]), threshold)
-            for found, plan, image in zip(parts, plans, images, strict=True)
-        ]
+        return parts
 
     def _encode_text(self, captions: list[str]):
         """The features of the captions; those of a caption shared by the whole batch are remembered."""
@@ -277,17 +283,14 @@ class Detector:
         return _repeat(self._texts[caption], len(captions))
 
     def _merge(
-        self, found: list[BoxList], plan: Sequence[Prompt], size: tuple[int, int], threshold: float
+        self, found: list[BoxList], plan: Sequence[Prompt], size: tuple[int, int], selection: Selection
     ) -> Prediction:
         """Joins what the captions of one picture found; ``size`` is its (width, height)."""
         boxes = torch.cat([part.bbox for part in found])
         scores = torch.cat([part.get_field("scores") for part in found])
         labels = torch.cat([part.get_field("labels") for part in found])
         origin = torch.cat([torch.full((len(part),), i, device=boxes.device) for i, part in enumerate(found)])
-        keep = (scores > threshold).nonzero().squeeze(1)
-        if len(found) > 1:
-            keep = keep[ml_nms(boxes[keep], scores[keep], labels[keep].float(), self.nms_threshold)]
-        keep = keep[scores[keep].argsort(descending=True, stable=True)]
+        keep = selection.indices(boxes, scores, labels, overlap=self.nms_threshold, merge=len(found) > 1)
         resized = BoxList(boxes[keep], found[0].size, mode="xyxy").resize(size)
         sources = [plan[i] for i in origin[keep].tolist()]
         names = labels[keep].tolist()

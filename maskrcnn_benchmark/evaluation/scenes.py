@@ -12,7 +12,6 @@ from maskrcnn_benchmark.engine.detector_api import Caption, Detector, Prediction
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.evaluation.phrase_recall import PhraseRecall, phrase_ground_truth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
 
 INSTANCES, PAIRS, GROUNDING = "instances.json", "instances_pairs.json", "grounding.json"
 SENTENCE = "sentence"
@@ -45,7 +44,7 @@ class ScenesMeasurement:
         """COCO figures with the names of all kinds as one prompt for every picture."""
         coco = load_coco_json(folder / INSTANCES)
         categories = sorted(coco.cats)
-        prompt = self._prompts([coco.cats[category]["name"] for category in categories], categories)
+        prompt = self.detector.prepare([coco.cats[category]["name"] for category in categories], labels=categories)
         evaluator = CocoEvaluator(coco, {category: category for category in categories})
         records = [coco.imgs[image_id] for image_id in sorted(coco.imgs)]
         for record, prediction in self._predict(folder, records, [prompt] * len(records)):
@@ -61,7 +60,7 @@ class ScenesMeasurement:
         chosen = [category for category, entry in coco.cats.items() if entry["novel"] == novel]
         records = [record for record in self._in_order(coco.imgs) if record["pairs"]]
         prompts = [
-            self._prompts([coco.cats[category]["name"] for category in record["pairs"]], record["pairs"])
+            self.detector.prepare([coco.cats[category]["name"] for category in record["pairs"]], labels=record["pairs"])
             for record in records
         ]
         evaluator = CocoEvaluator(coco, {category: category for category in coco.cats}, chosen)
@@ -92,18 +91,6 @@ class ScenesMeasurement:
             ]
             recall.update(record["id"], boxes, ground_truth)
         return {**recall.summarize(), "phrases": float(recall.num_phrases)}
-
-    def _prompts(self, names: Sequence[str], labels: Sequence[int]) -> tuple[Prompt, ...]:
-        detector = self.detector
-        return tuple(
-            build_prompts(
-                names,
-                detector.model.tokenizer,
-                labels=labels,
-                separation=detector.separation,
-                max_tokens=detector.max_tokens,
-            )
-        )
 
     @staticmethod
     def _in_order(records: Mapping[int, Mapping[str, Any]]) -> list[Mapping[str, Any]]:

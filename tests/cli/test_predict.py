@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from fake_detector import fake_detector
 from PIL import Image
 from pycocotools.coco import COCO
@@ -13,6 +14,7 @@ from pycocotools.coco import COCO
 from maskrcnn_benchmark.cli import console, predict
 from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.cli.results import TABLE_ROWS, output_names
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +46,9 @@ def test_one_picture(tmp_path, capsys):
     assert records["images"] == [{"id": 1, "file_name": str(image), "width": 80, "height": 60}]
     assert records["categories"] == [{"id": 1, "name": "person"}, {"id": 2, "name": "traffic light"}]
     assert [(a["category_id"], a["phrase"]) for a in records["annotations"]] == [(1, "person"), (2, "traffic light")]
-    assert records["info"] == {"model": "fake", "prompt": ["person. traffic light"], "threshold": 0.3}
+    assert records["info"] == {
+        "model": "fake", "prompt": ["person. traffic light"], "threshold": 0.4, "one_label": False, "top": None
+    }  # fmt: skip
 
 
 def test_the_json_is_coco_and_its_annotations_a_result_list(tmp_path):
@@ -81,6 +85,25 @@ def test_folder_with_bad_pictures_reports_them_and_goes_on(tmp_path, capsys):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2 and all(line.startswith("glip: error: ") for line in errors)
     assert "empty.png" in errors[0] and "cut.jpg" in errors[1]
+
+
+def test_how_many_boxes_are_shown(tmp_path, monkeypatch, capsys, detector):
+    def boxes(size, label_to_tokens):
+        found = BoxList(torch.tensor([[5.0, 5, 40, 40], [5, 6, 40, 40], [60, 5, 90, 40]]), (size[1], size[0]))
+        found.add_field("labels", torch.tensor([1, 2, 1]))
+        found.add_field("scores", torch.tensor([0.9, 0.8, 0.7]))
+        return found
+
+    monkeypatch.setattr(detector.model, "_found", boxes)
+    command = ["predict", "--image", str(picture(tmp_path / "a.png")), "--text", "cat. dog", "--output", str(tmp_path)]
+    for flags, shown in (
+        ([], "3 boxes on 1 picture: 2 cat, 1 dog"),
+        (["--one-label"], "2 boxes on 1 picture: 2 cat"),
+        (["--top", "1"], "2 boxes on 1 picture: 1 cat, 1 dog"),
+        (["--one-label", "--top", "1"], "1 box on 1 picture: 1 cat"),
+    ):
+        assert main([*command, *flags]) == console.OK
+        assert shown in capsys.readouterr().out
 
 
 def test_nothing_found(tmp_path, capsys):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from maskrcnn_benchmark.engine.detector_api import Caption, Prediction
+from maskrcnn_benchmark.engine.detector_api import Caption, Detector, Prediction
 from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
 from maskrcnn_benchmark.scenes.dataset import write_dataset
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
@@ -25,6 +25,7 @@ class Oracle:
     """
 
     separation, max_tokens = ". ", 256
+    prepare = Detector.prepare
 
     def __init__(self, folder, miss: int = 0):
         self.model = SimpleNamespace(tokenizer=build_tokenizer("scenes_bert"))
