@@ -1,7 +1,8 @@
 """Boxes with readable labels on a picture, drawn with Pillow alone.
 
 The label of a box is text on a filled plate in the colour of its phrase, so it reads on any background. Plates stay
-inside the frame and avoid each other; line width and letter size follow the size of the picture.
+inside the frame and avoid each other; from one that had to move away a line leads to its box. Line width and letter
+size follow the size of the picture.
 """
 
 from collections.abc import Iterator, Sequence
@@ -173,9 +174,12 @@ def draw_boxes(
 
     order = visible if scores is None else sorted(visible, key=lambda i: -scores[i])  # the confident choose first
     texts = [label_text(labels[i]) if scores is None else f"{label_text(labels[i])} {scores[i]:.2f}" for i in order]
-    for index, placed in zip(order, layout_labels([frames[i] for i in order], texts, picture.size, style), strict=True):
-        if placed is not None:
-            placed.draw(draw, colors[index], style)
+    layout = zip(order, layout_labels([frames[i] for i in order], texts, picture.size, style), strict=True)
+    labels = [(placed, frames[index], colors[index]) for index, placed in layout if placed is not None]
+    for placed, frame, color in labels:
+        _draw_leader(draw, placed.rect, frame, color, style)
+    for placed, _, color in labels:
+        placed.draw(draw, color, style)
     return canvas
 
 
@@ -196,6 +200,27 @@ def _draw_frame(draw: ImageDraw.ImageDraw, frame: Rect, color: Color, style: Sty
     shade = tuple((c + 3 * s) // 4 for c, s in zip(color, contrasting(color), strict=True))
     draw.rectangle((x1 - halo, y1 - halo, x2 + halo, y2 + halo), outline=shade, width=width + 2 * halo)
     draw.rectangle((x1, y1, x2, y2), outline=color, width=width)
+
+
+def _draw_leader(draw: ImageDraw.ImageDraw, plate: Rect, frame: Rect, color: Color, style: Style) -> None:
+    """A line from a plate that had to move away to its box; nothing where the two touch."""
+    ends = [_nearest(plate[i], plate[i + 2], frame[i], frame[i + 2]) for i in (0, 1)]  # ((x, x), (y, y))
+    if max(abs(a - b) for a, b in ends) <= style.halo + 1:
+        return
+    line = tuple(zip(*ends, strict=True))
+    width = max(1, style.line_width // 2)
+    draw.line(line, fill=contrasting(color), width=width + 2 * style.halo)
+    draw.line(line, fill=color, width=width)
+
+
+def _nearest(low: float, high: float, other_low: float, other_high: float) -> tuple[float, float]:
+    """The closest points of two intervals: equal, in the middle of what they share, where they overlap."""
+    if high < other_low:
+        return high, other_low
+    if other_high < low:
+        return low, other_high
+    middle = (max(low, other_low) + min(high, other_high)) / 2
+    return middle, middle
 
 
 @dataclass(frozen=True)

@@ -130,3 +130,30 @@ def test_labels_leave_small_boxes_in_sight():
             width = max(0.0, min(x2, frame[2]) - max(x1, frame[0]))
             height = max(0.0, min(y2, frame[3]) - max(y1, frame[1]))
             assert width * height <= 0.25 * (frame[2] - frame[0]) * (frame[3] - frame[1])
+
+
+def test_a_line_leads_from_a_label_that_moved_away_to_its_box():
+    size = (640, 480)
+    frames = [(300.0, 200.0, 330.0, 220.0)] * 14
+    style = Style.for_size(*size)
+    far = [
+        label.rect
+        for label in layout_labels(frames, ["boat 0.90"] * 14, size, style)
+        if label.rect[3] < 200 - 3 * style.font_size or label.rect[1] > 220 + 3 * style.font_size
+    ]
+    assert far, "so many labels cannot all touch the box"
+    result = np.asarray(draw_boxes(Image.new("RGB", size, "white"), frames, ["boat"] * 14, scores=[0.9] * 14))
+    for x1, y1, x2, y2 in far:
+        row = int(y2) + 2 if y2 < 200 else int(y1) - 3  # just outside of the plate, on the side of the box
+        beside = result[row, int(x1) : int(x2)].astype(int)
+        assert (beside == phrase_color(0)).all(-1).any()
+
+
+def test_no_line_where_a_label_touches_its_box():
+    image = Image.new("RGB", (200, 150))
+    result = np.array(draw_boxes(image, [(60, 60, 140, 120)], ["cup"]))
+    (label,) = layout_labels([(60, 60, 140, 120)], ["cup"], image.size, Style.for_size(*image.size))
+    x1, y1, x2, y2 = (int(value) for value in label.rect)
+    assert y2 <= 60
+    result[y1:y2, x1:x2] = 0
+    assert not result[:57].any()
