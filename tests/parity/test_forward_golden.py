@@ -34,6 +34,12 @@ MODELS = [
 pytestmark = pytest.mark.parity
 
 
+@pytest.fixture(scope="module", params=MODELS)
+def name(request) -> str:
+    """A configuration; the scope makes pytest finish one before it starts the next, so that each runs once."""
+    return request.param
+
+
 @functools.lru_cache(maxsize=1)
 def run(name: str):
     """(golden arrays, recorded facts, our stages, our detections, original (width, height)) of a configuration."""
@@ -53,7 +59,6 @@ def run(name: str):
     return npz, facts, stages, detections[0], original_size
 
 
-@pytest.mark.parametrize("name", MODELS)
 def test_transform_and_tokens(name):
     npz, facts, stages, *_ = run(name)
     assert_golden(stages["transform.out"], npz, "transform.out", TOLERANCES["transform"])
@@ -62,7 +67,6 @@ def test_transform_and_tokens(name):
 
 
 @pytest.mark.parametrize("kind", STAGE_KINDS)
-@pytest.mark.parametrize("name", MODELS)
 def test_stages(name, kind):
     npz, _, stages, *_ = run(name)
     names = [stage for stage in recorded_names(npz) if stage.startswith(f"{kind}.")]
@@ -72,7 +76,6 @@ def test_stages(name, kind):
         assert_golden(stages[stage], npz, stage, stage_tolerance(stage, FIRST_DYCONV[name]))
 
 
-@pytest.mark.parametrize("name", MODELS)
 def test_anchors(name):
     npz, _, stages, *_ = run(name)
     levels = stages["anchors"][0]
@@ -95,7 +98,6 @@ def assert_detections(detections, npz, prefix, original_size, **kwargs):
     assert_same_detections(resized, labels, scores, original, prefix, **kwargs)
 
 
-@pytest.mark.parametrize("name", MODELS)
 def test_detections(name):
     npz, _, _, detections, original_size = run(name)
     assert_detections(detections, npz, "det.MEAN.cuda_nms.img0", original_size)
@@ -123,7 +125,6 @@ def select(name, dot_product_logits, aggregation="MEAN", num_classes=-1):
 
 
 @pytest.mark.parametrize("variant", AGGREGATIONS)
-@pytest.mark.parametrize("name", MODELS)
 def test_detections_of_other_aggregations(name, variant):
     npz, _, stages, _, original_size = run(name)
     if f"det.{variant}.cuda_nms.img0.boxes" not in npz.files:
