@@ -46,7 +46,9 @@ class ResidualAttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """x (B, T, width), padding (B, T) True on padding -> (B, T, width)."""
+        """x (B, T, width), padding (B, T) True on padding -> (B, T, width). A row of nothing but padding sees itself."""
+        if padding is not None:
+            padding = padding & ~padding.all(-1, keepdim=True)  # a softmax over nothing would be NaN
         y = self.ln_1(x)
         x = x + self.drop_path(self.attn(y, y, y, need_weights=False, key_padding_mask=padding)[0])
         return x + self.drop_path(self.mlp(self.ln_2(x)))
