@@ -46,7 +46,7 @@ class ResidualAttentionBlock(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """x (B, T, width), padding (B, T) True on padding -> (B, T, width). A row of nothing but padding sees itself."""
+        """x (B, T, width), padding (B, T) True on padding -> (B, T, width); rows of padding only see it."""
         if padding is not None:
             padding = padding & ~padding.all(-1, keepdim=True)  # a softmax over nothing would be NaN
         y = self.ln_1(x)
