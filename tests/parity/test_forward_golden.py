@@ -164,8 +164,9 @@ def test_two_padded_pictures_with_two_captions():
     assert tuple(images.tensors.shape) == tuple(npz["batch.shape"])
     positive_map = label_map(facts["positive_map_label_to_token(shared by both images)"])
     model = forward_model(GLIP_T)
-    with torch.no_grad(), recorded_stages(model) as stages:
-        detections = model(images, captions=facts["captions"], positive_map=positive_map)
+    with torch.no_grad():
+        with recorded_stages(model) as stages:
+            detections = model(images, captions=facts["captions"], positive_map=positive_map)
         separate_maps = model(images, captions=facts["captions"], positive_map=[positive_map, positive_map])
     assert_golden(images.tensors, npz, "batch.tensor", TOLERANCES["transform"])
     for stage in recorded_names(npz):
