@@ -61,7 +61,7 @@ def _load(source: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, BertTokenizer  # three seconds; only those who tokenise pay them
 
     folder = Path(source)
-    described = any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer_config.json", "config.json"))
+    described = any((folder / file).is_file() for file in ("tokenizer_config.json", "config.json"))
     if (folder / "vocab.txt").is_file() and not described:
         return BertTokenizer.from_pretrained(source)
     try:

@@ -21,10 +21,16 @@ def test_coco_prompt(bert_tokenizer, tokenization):
     assert encoding["special_tokens_mask"] == [1] + [0] * (count - 2) + [1] * (256 - count + 1)
 
 
-def test_a_vocabulary_alone_is_enough_for_bert(bert_tokenizer, bert_vocabulary, tmp_path):
+@pytest.mark.parametrize("with_description", [False, True])
+def test_a_vocabulary_alone_is_enough_for_bert(bert_tokenizer, bert_vocabulary, tmp_path, with_description):
+    """Also beside a `tokenizer.json`, which does not say which of its tokens is the padding."""
     shutil.copy(f"{bert_vocabulary}/vocab.txt", tmp_path)
+    if with_description:
+        bert_tokenizer.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
     text = "The unicyclist's café"
-    assert build_tokenizer(tmp_path)(text)["input_ids"] == bert_tokenizer(text)["input_ids"]
+    tokenizer = build_tokenizer(tmp_path)
+    assert tokenizer(text)["input_ids"] == bert_tokenizer(text)["input_ids"]
+    assert tokenizer.pad_token_id == 0 and tokenizer.mask_token_id == 103
 
 
 @pytest.mark.parametrize("name", ["./absent", "/absent/bert", "a/b/c"])
@@ -46,7 +52,7 @@ def test_an_empty_name():
 def test_an_unreachable_hub_says_what_to_do(monkeypatch):
     from transformers import AutoTokenizer
 
-    def refuse(name):
+    def refuse(name, local_files_only):
         raise OSError("no connection")
 
     monkeypatch.setattr(AutoTokenizer, "from_pretrained", refuse)
@@ -57,7 +63,9 @@ def test_an_unreachable_hub_says_what_to_do(monkeypatch):
 def test_a_slow_tokenizer_is_refused(monkeypatch):
     from transformers import AutoTokenizer
 
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name: type("Slow", (), {"is_fast": False})())
+    monkeypatch.setattr(
+        AutoTokenizer, "from_pretrained", lambda name, local_files_only: type("Slow", (), {"is_fast": False})()
+    )
     with pytest.raises(ValueError, match="'slow-bert' is not a fast one"):
         build_tokenizer("slow-bert")
 
@@ -72,7 +80,7 @@ def test_clip_gets_its_mask_token_only_for_mlm(monkeypatch):
             return f"token {token}"
 
     loaded = []
-    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name: loaded.append(name) or Clip())
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", lambda name, **options: loaded.append(name) or Clip())
     assert build_tokenizer("clip").mask_token is None
     assert build_tokenizer("clip", mlm=True).mask_token == "token 49404"
     assert loaded == ["openai/clip-vit-base-patch32"] * 2
