@@ -84,6 +84,7 @@ def set_up_messages() -> None:
     handler.setFormatter(_OneLine("glip: %(levelname)s: %(message)s"))
     handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.startswith("maskrcnn_benchmark"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it has a handler of its own
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -25,12 +25,12 @@ from maskrcnn_benchmark.engine.devices import resolve_device
 from maskrcnn_benchmark.engine.image_io import as_rgb_array
 from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.selection import Selection
+from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.text.caption import PhraseLike, prompts_from_caption
 from maskrcnn_benchmark.text.class_names import split_class_text
 from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
-from maskrcnn_benchmark.text.tokenizer import find_text_folder
 
 if TYPE_CHECKING:
     from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
@@ -146,8 +146,8 @@ class Detector:
         """A model from its configuration and a checkpoint; text encoder folders may be relative to the former."""
         target = resolve_device(device)
         cfg = default_config()
-        cfg.merge_from_file(str(config_file))
-        _find_text_folders(cfg, Path(config_file).parent)
+        cfg.merge_from_file(config_file)
+        use_local_text_files(cfg, Path(config_file).parent)
         return cls.from_config(cfg, weights, device=target, name=str(weights) if name is None else name)
 
     @classmethod
@@ -321,16 +321,6 @@ def _runs(items: Sequence[int], key) -> Iterator[tuple[int, list[int]]]:
 
     for value, group in groupby(items, key):
         yield value, list(group)
-
-
-def _find_text_folders(cfg: CfgNode, config_folder: Path) -> None:
-    """Makes folders of the text encoder absolute: beside the configuration file, or in the package's assets."""
-    for key in ("MODEL_TYPE", "TOKENIZER_TYPE"):
-        name = cfg.MODEL.LANGUAGE_BACKBONE[key]
-        beside = config_folder / name
-        folder = beside if beside.is_dir() else find_text_folder(name)
-        if folder is not None:
-            cfg.merge_from_list([f"MODEL.LANGUAGE_BACKBONE.{key}", str(folder.resolve())])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.data.transforms import Compose, Normalize, Resize, ToTensor
 from maskrcnn_benchmark.engine.devices import resolve_device
+from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.text import noun_phrases
@@ -95,6 +96,8 @@ class GLIPDemo:
         self.plus = 1 if cfg.MODEL.RPN_ARCHITECTURE == "VLDYHEAD" else 0
         self.cpu_device = torch.device("cpu")
         self.device = resolve_device(cfg.MODEL.DEVICE) if load_model else self.cpu_device
+        if load_model and cfg.MODEL.WEIGHT:  # the checkpoint brings the text weights
+            use_local_text_files(self.cfg)
         self.model = self._load_model() if load_model else None
         self.tokenizer = self.build_tokenizer()
         self.transforms = self.build_transform()

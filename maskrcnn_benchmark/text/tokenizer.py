@@ -60,17 +60,22 @@ def build_tokenizer(name_or_dir: str | os.PathLike[str], mlm: bool = False) -> P
 def _load(source: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, BertTokenizer  # three seconds; only those who tokenise pay them
 
+    from maskrcnn_benchmark.utils.download import hub_attempts
+
     folder = Path(source)
     described = any((folder / file).is_file() for file in ("tokenizer_config.json", "config.json"))
     if (folder / "vocab.txt").is_file() and not described:
         return BertTokenizer.from_pretrained(source)
-    try:
-        return AutoTokenizer.from_pretrained(source)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"no tokenizer '{source}': it is no folder here and could not be fetched from the Hugging Face hub. "
-            "Check the name and the connection, or name a folder that holds its vocab.txt or tokenizer.json"
-        ) from error
+    failure: OSError | None = None
+    for local_only in hub_attempts():
+        try:
+            return AutoTokenizer.from_pretrained(source, local_files_only=local_only)
+        except OSError as error:
+            failure = error
+    raise FileNotFoundError(
+        f"no tokenizer '{source}': it is no folder here and could not be fetched from the Hugging Face hub. "
+        "Check the name and the connection, or name a folder that holds its vocab.txt or tokenizer.json"
+    ) from failure
 
 
 def _clip_tokenizer(mlm: bool) -> PreTrainedTokenizerBase:

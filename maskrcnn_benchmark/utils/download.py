@@ -39,6 +39,14 @@ def is_offline() -> bool:
     return any(value.lower() not in ("", "0", "false", "no") for value in values)
 
 
+def hub_attempts() -> tuple[bool, ...]:
+    """Values of ``local_files_only`` to try in turn with the Hugging Face libraries.
+
+    Their cache comes first, as it needs no network: asking an unreachable hub takes them minutes.
+    """
+    return (True,) if is_offline() else (True, False)
+
+
 def download(
     url: str,
     path: str | os.PathLike[str],
@@ -176,7 +184,7 @@ class _Transfer:
             disable=None if self.progress else True,  # None: only on a terminal
         )
         with self.partial.open("ab" if have else "wb") as file, bar:
-            while chunk := response.read(CHUNK_BYTES):
+            while chunk := _read(response):
                 file.write(chunk)
                 bar.update(len(chunk))
         if total is not None and self.received() != total:
@@ -218,6 +226,14 @@ class _Transfer:
             f"{self.url} answered with a web page instead of the file: it may need a login, or be the page about the "
             "file (on Hugging Face the address of a file has /resolve/ where its page has /blob/)"
         )
+
+
+def _read(response: http.client.HTTPResponse) -> bytes:
+    """The next piece; empty at the end."""
+    try:
+        return response.read(CHUNK_BYTES)
+    except (http.client.HTTPException, OSError) as error:  # of the network, not of the disk
+        raise _InterruptedTransfer(f"{type(error).__name__}: {error}") from error
 
 
 def sha256_of(path: Path) -> str:

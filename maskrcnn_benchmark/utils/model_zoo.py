@@ -18,15 +18,18 @@ from maskrcnn_benchmark.utils.download import DownloadError, download, is_offlin
 __all__ = [
     "CATALOG_SCHEME",
     "PUBLISHED",
+    "TEXT_ENCODERS",
     "DownloadError",
     "PublishedFile",
     "cache_dir",
     "cache_url",
     "is_offline",
+    "resolve_text_files",
     "resolve_weights",
 ]
 
 CATALOG_SCHEME = "catalog://"
+WEIGHTS = "model.safetensors"
 
 
 class PublishedFile(NamedTuple):
@@ -59,9 +62,13 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
         ),
         PublishedFile("google-bert/bert-base-uncased", "tokenizer.json"),
         PublishedFile("google-bert/bert-base-uncased", "tokenizer_config.json"),
-        PublishedFile("google-bert/bert-base-uncased", "model.safetensors"),
+        PublishedFile("google-bert/bert-base-uncased", WEIGHTS),
     ),
 }
+
+
+TEXT_ENCODERS = {"bert-base-uncased": "google-bert/bert-base-uncased"}
+"""Text encoders of the published detectors: name -> Hugging Face repository."""
 
 
 def cache_dir() -> Path:
@@ -91,6 +98,14 @@ def resolve_weights(name_or_path: str | os.PathLike[str], *, progress: bool = Tr
     raise FileNotFoundError(_not_found(path))
 
 
+def resolve_text_files(name: str, *, progress: bool = True) -> Path:
+    """The folder with the vocabulary and sizes of a text encoder of `TEXT_ENCODERS`, downloaded but for its weights.
+
+    Raises: DownloadError.
+    """
+    return _fetch_published(name, progress, with_weights=False)
+
+
 def _not_found(path: Path) -> str:
     if path.stem in PUBLISHED:
         return f"weight file {path} does not exist; the name alone, {path.stem!r}, downloads it"
@@ -99,10 +114,12 @@ def _not_found(path: Path) -> str:
     return f"{path} is neither an existing file nor a published name ({', '.join(PUBLISHED)}).{hint}"
 
 
-def _fetch_published(name: str, progress: bool) -> Path:
+def _fetch_published(name: str, progress: bool, *, with_weights: bool = True) -> Path:
     files = PUBLISHED[name]
     folder = cache_dir() if len(files) == 1 else cache_dir() / name
     for file in files:
+        if not with_weights and file.filename == WEIGHTS:
+            continue
         url = _address(file, folder_name="" if len(files) == 1 else name)
         download(url, folder / file.filename, sha256=file.sha256, progress=progress)
     return folder / files[0].filename if len(files) == 1 else folder

@@ -6,7 +6,6 @@ import torch
 from fake_detector import FakeNetwork, fake_detector, planted_score
 from PIL import Image
 
-from maskrcnn_benchmark.engine import detector_api
 from maskrcnn_benchmark.engine.detector_api import Caption, Detector
 from maskrcnn_benchmark.engine.devices import resolve_device
 from maskrcnn_benchmark.engine.image_io import ImageError
@@ -192,14 +191,3 @@ def test_published_models_have_the_configuration_of_the_repository():
         assert files.name == name and files.config == ASSETS / "configs" / config
         original = ASSETS.parents[1] / "configs" / "pretrain" / config
         assert files.config.read_bytes() == original.read_bytes()
-
-
-def test_text_folder_beside_the_configuration(tmp_path):
-    cfg = detector_api.default_config()
-    cfg.merge_from_list(
-        ["MODEL.LANGUAGE_BACKBONE.MODEL_TYPE", "text", "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE", "clip"]
-    )
-    (tmp_path / "text").mkdir()
-    detector_api._find_text_folders(cfg, tmp_path)
-    assert cfg.MODEL.LANGUAGE_BACKBONE.MODEL_TYPE == str(tmp_path / "text")
-    assert cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE == "clip"

@@ -1,6 +1,7 @@
 """Downloads by name from a server on this machine that breaks off, lies and refuses."""
 
 import hashlib
+import http.client
 import http.server
 import multiprocessing
 import random
@@ -214,6 +215,20 @@ def test_full_disk(server, target, monkeypatch):
     monkeypatch.setattr(download_module.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DownloadError, match="needs 300,000 bytes, .* has 1,000 free"):
         fetch(server, target)
+
+
+def test_a_network_that_fails_while_reading(server, target, monkeypatch):
+    read = http.client.HTTPResponse.read
+    faults = [OSError(113, "No route to host"), http.client.IncompleteRead(b"")]
+
+    def fail_twice(self, amount=None):
+        if faults:
+            raise faults.pop()
+        return read(self, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", fail_twice)
+    assert fetch(server, target).read_bytes() == CONTENT
+    assert len(server.requests) == 3
 
 
 def test_unreachable_server(server, target):

@@ -5,6 +5,7 @@ import logging
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.text.tokenizer import find_text_folder
+from maskrcnn_benchmark.utils.download import hub_attempts
 
 from .features import TextFeatures
 
@@ -48,18 +49,25 @@ def load_text_config(name: str):
         known = dict(STANDARD_CONFIGS[name])
         config = classes[known.pop("model_type")](**known)
     else:
-        try:
-            config = AutoConfig.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE={name!r} is neither a folder with a config.json nor a reachable "
-                f"model of the hub; known names are {', '.join([*STANDARD_CONFIGS, 'clip'])}"
-            ) from error
+        config = _config_of_hub(AutoConfig, name)
     if config.model_type not in classes:
         raise ValueError(
             f"text encoder {name!r} has type {config.model_type!r}; supported are {', '.join(classes)}, clip"
         )
     return config
+
+
+def _config_of_hub(config_class, name: str):
+    failure: Exception | None = None
+    for local_only in hub_attempts():
+        try:
+            return config_class.from_pretrained(name, local_files_only=local_only)
+        except (OSError, ValueError) as error:
+            failure = error
+    raise ValueError(
+        f"MODEL.LANGUAGE_BACKBONE.MODEL_TYPE={name!r} is neither a folder with a config.json nor a reachable "
+        f"model of the hub; known names are {', '.join([*STANDARD_CONFIGS, 'clip'])}"
+    ) from failure
 
 
 def _load_pretrained(model_class, name: str, config):
@@ -70,9 +78,11 @@ def _load_pretrained(model_class, name: str, config):
             return model_class.from_pretrained(folder, config=config, add_pooling_layer=False, local_files_only=True)
         reason = "the folder has no weights"
     else:
-        for local in (True, False):  # the cache first: it needs no network
+        for local_only in hub_attempts():
             try:
-                return model_class.from_pretrained(name, config=config, add_pooling_layer=False, local_files_only=local)
+                return model_class.from_pretrained(
+                    name, config=config, add_pooling_layer=False, local_files_only=local_only
+                )
             except OSError:
                 reason = "the hub cannot be reached"
     logger.warning(
