@@ -29,7 +29,8 @@ __all__ = [
 ]
 
 CATALOG_SCHEME = "catalog://"
-WEIGHTS = "model.safetensors"
+TEXT_FILES = ("config.json", "vocab.txt")
+"""What of a text encoder a detector needs whose checkpoint holds the text weights."""
 
 
 class PublishedFile(NamedTuple):
@@ -62,7 +63,7 @@ PUBLISHED: dict[str, tuple[PublishedFile, ...]] = {
         ),
         PublishedFile("google-bert/bert-base-uncased", "tokenizer.json"),
         PublishedFile("google-bert/bert-base-uncased", "tokenizer_config.json"),
-        PublishedFile("google-bert/bert-base-uncased", WEIGHTS),
+        PublishedFile("google-bert/bert-base-uncased", "model.safetensors"),
     ),
 }
 
@@ -99,11 +100,11 @@ def resolve_weights(name_or_path: str | os.PathLike[str], *, progress: bool = Tr
 
 
 def resolve_text_files(name: str, *, progress: bool = True) -> Path:
-    """The folder with the vocabulary and sizes of a text encoder of `TEXT_ENCODERS`, downloaded but for its weights.
+    """The folder with `TEXT_FILES` of a text encoder of `TEXT_ENCODERS`, downloaded where it lacks them.
 
     Raises: DownloadError.
     """
-    return _fetch_published(name, progress, with_weights=False)
+    return _fetch_published(name, progress, only=TEXT_FILES)
 
 
 def _not_found(path: Path) -> str:
@@ -114,11 +115,11 @@ def _not_found(path: Path) -> str:
     return f"{path} is neither an existing file nor a published name ({', '.join(PUBLISHED)}).{hint}"
 
 
-def _fetch_published(name: str, progress: bool, *, with_weights: bool = True) -> Path:
+def _fetch_published(name: str, progress: bool, *, only: tuple[str, ...] | None = None) -> Path:
     files = PUBLISHED[name]
     folder = cache_dir() if len(files) == 1 else cache_dir() / name
     for file in files:
-        if not with_weights and file.filename == WEIGHTS:
+        if only is not None and file.filename not in only:
             continue
         url = _address(file, folder_name="" if len(files) == 1 else name)
         download(url, folder / file.filename, sha256=file.sha256, progress=progress)
