@@ -73,7 +73,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
                 f"{path} holds other Python objects than tensors (such as {name}); loading them can run code hidden in "
                 "the file. Pass trust=True only if you trust its source"
             ) from error
-        raise CheckpointError(f"{path} is corrupt and cannot be read ({_first_line(error)})") from error
+        raise CheckpointError(f"{path} is corrupt and cannot be read ({_reason(error)}); fetch it again") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -109,8 +109,11 @@ def _refused_object(error: Exception) -> str | None:
     return match[1] if match else None
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no details'}"
+def _reason(error: Exception) -> str:
+    """What went wrong, without PyTorch's advice to read the file without its protection."""
+    unpickling = re.search(r"WeightsUnpickler error: (.*)", str(error))
+    lines = [unpickling[1]] if unpickling else str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no details'}"
 
 
 def select_state_dict(checkpoint: Any, key: str = "model", source: str = "the checkpoint") -> dict[str, Tensor]:

@@ -125,6 +125,13 @@ def test_files_mistaken_for_weights(tmp_path, content, message):
         read_checkpoint(path)
 
 
+def test_noise_is_corrupt_and_not_a_matter_of_trust(tmp_path):
+    (tmp_path / "w.pth").write_bytes(bytes(range(201, 256)) * 100)
+    with pytest.raises(CheckpointError, match=r"w\.pth is corrupt and cannot be read .*fetch it again") as error:
+        read_checkpoint(tmp_path / "w.pth")
+    assert "weights_only" not in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_python_objects_need_trust(tmp_path, state, zipped):
     path = tmp_path / "w.pth"
