@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from maskrcnn_benchmark.cli.console import OK, CommandError, Parser, report_errors, write
-from maskrcnn_benchmark.cli.predict import add_model_arguments, load_detector, selection
+from maskrcnn_benchmark.cli.predict import add_model_arguments, add_selection_arguments, load_detector, selection
 from maskrcnn_benchmark.engine.image_io import load_image
 
 
@@ -22,6 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     text.add_argument("--categories", nargs="+", help="class names")
     text.add_argument("--entities-json", type=Path, metavar="FILE", help="a caption and the parts of it to find")
     add_model_arguments(parser)
+    add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, metavar="PNG", help="where to write the annotated picture")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the boxes; default: standard output")
     return parser.parse_args(argv)

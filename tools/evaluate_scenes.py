@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from maskrcnn_benchmark.cli.console import OK, Parser, report_errors
+from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector
 from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
 from maskrcnn_benchmark.scenes.dataset import write_dataset
@@ -25,28 +27,22 @@ FIXED_SETS = {"val": (1000, 0), "novel": (500, 0)}  # number of scenes, seed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="glip_nano", help="name or folder of the model (default: %(default)s)")
-    parser.add_argument("--config-file", help="configuration of a checkpoint, instead of --model")
-    parser.add_argument("--weights", help="the checkpoint")
+    parser = Parser(
+        prog="tools/evaluate_scenes.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_model_arguments(parser, batch_size=16)
     parser.add_argument("--data", type=Path, default=Path("DATASET/scenes"), help="folder of the sets (%(default)s)")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--device", help="cpu, cuda, ... (default: a GPU where there is one)")
-    parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--limit", type=int, help="evaluate only the first pictures and sentences")
-    parser.add_argument("--workers", type=int, default=processors(), help="processes that generate scenes")
+    parser.add_argument("--limit", type=count, metavar="N", help="evaluate only the first pictures and sentences")
+    parser.add_argument(
+        "--workers", type=count, metavar="N", default=processors(), help="processes that generate scenes"
+    )
     args = parser.parse_args(argv)
-    if (args.config_file is None) != (args.weights is None):
-        parser.error("--config-file and --weights belong together")
-
+    detector = load_detector(args)
     folders = {name: scenes_folder(args.data, name, args.workers) for name in FIXED_SETS}
     statistics = {name: read_scene_statistics(folder) for name, folder in folders.items()}
     for name, numbers in statistics.items():
         print(f"--- {name}: {folders[name]}\n{numbers}")
-    if args.config_file is None:
-        detector = Detector.from_pretrained(args.model, device=args.device)
-    else:
-        detector = Detector.from_config_file(args.config_file, args.weights, device=args.device)
     started = time.monotonic()
     figures = measure(detector, folders, args.batch_size, args.limit)
     print(f"--- {detector.name} on {detector.device}, {time.monotonic() - started:.0f} s\n{as_table(figures)}")
@@ -61,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return OK
 
 
 def processors() -> int:
@@ -112,4 +108,4 @@ def as_table(figures: dict) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report_errors(main))

@@ -6,7 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, check_output_folder, write
-from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector, predict_files
+from maskrcnn_benchmark.cli.predict import (
+    add_model_arguments,
+    add_selection_arguments,
+    count,
+    load_detector,
+    predict_files,
+)
 
 if TYPE_CHECKING:
     from maskrcnn_benchmark.engine.detector_api import Detector
@@ -26,6 +32,7 @@ def add_parser(subparsers) -> None:
         "--seed", type=int, metavar="N", help="draws the same scenes again; default: new ones every time"
     )
     add_model_arguments(parser)
+    add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
     parser.set_defaults(one_label=True)
 

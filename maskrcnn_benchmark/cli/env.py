@@ -13,7 +13,9 @@ PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "safetensors",
 
 
 def add_parser(subparsers) -> None:
-    subparsers.add_parser("env", help="show the versions and devices in use", description=__doc__)
+    subparsers.add_parser(
+        "env", help="show the versions and devices in use", description="Shows what belongs in a bug report."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -33,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     chosen = next((word for word in argv if not word.startswith("-")), None)
-    parser = Parser(prog="glip", description="Finds the things that a text names on pictures (GLIP).")
+    parser = Parser(
+        prog="glip",
+        description="Finds the things that a text names on pictures (GLIP).",
+        epilog="glip COMMAND --help says more. With GLIP_DEBUG=1 in the environment a mistake shows where it arose.",
+    )
     parser.add_argument("--version", action="version", version=f"glip {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     module = None

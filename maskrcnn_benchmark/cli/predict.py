@@ -49,11 +49,12 @@ def add_parser(subparsers) -> None:
     text.add_argument("--text", help="the things to find, separated by full stops: 'person. traffic light'")
     text.add_argument("--caption", help="a sentence; every noun phrase of it is searched for: 'a man on a horse'")
     add_model_arguments(parser)
+    add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("glip_output"), metavar="DIR", help="default: %(default)s")
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments that choose the detector and how it runs."""
+def add_model_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 1) -> None:
+    """The arguments that choose the detector and how it runs; ``load_detector`` reads them."""
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|DIR",
         help="a published model, downloaded when first used, or a folder with config.yaml and weights; "
@@ -61,6 +62,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--config-file", metavar="YAML", help="with --weights: the configuration of the model")
     parser.add_argument("--weights", metavar="FILE", help="with --config-file: a checkpoint, instead of --model")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument(
+        "--batch-size", type=count, default=batch_size, metavar="N", help="pictures at a time; default: %(default)s"
+    )
+
+
+def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that choose which of the found boxes are shown."""
     parser.add_argument(
         "--threshold", type=_fraction, default=0.4, metavar="SCORE", help="lowest score shown; default: %(default)s"
     )
@@ -68,16 +77,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--one-label", action="store_true", help="where several phrases fit the same box, show only the best of them"
     )
     parser.add_argument("--top", type=count, metavar="N", help="show at most N boxes for each phrase")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    parser.add_argument("--batch-size", type=count, default=1, metavar="N", help="pictures at a time; default: 1")
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
     paths = find_images(args.image)
     check_output_folder(args.output, "--output")
-    if bool(args.config_file) != bool(args.weights):
-        raise CommandError("--config-file and --weights go together")
     readable = list(_report_unreadable(paths))
     if not readable:
         return BAD_INPUT
@@ -91,9 +96,11 @@ def run(args: argparse.Namespace) -> int:
 
 def load_detector(args: argparse.Namespace) -> "Detector":
     """The detector that the model arguments describe."""
+    if (args.config_file is None) != (args.weights is None):
+        raise CommandError("--config-file and --weights go together")
     from maskrcnn_benchmark.engine.detector_api import Detector
 
-    if args.config_file:
+    if args.config_file is not None:
         return Detector.from_config_file(args.config_file, args.weights, device=args.device)
     return Detector.from_pretrained(args.model, device=args.device)
 
@@ -107,7 +114,7 @@ def predict_files(detector: "Detector", plans: "Mapping[Path, tuple[Prompt, ...]
     """Predicts, draws, writes and prints; reports pictures that cannot be read and returns how many could.
 
     plans: for each picture its prompt, as ``detector.prepare`` returns it; equal labels are equal phrases.
-    args: ``output`` and what ``add_model_arguments`` adds.
+    args: ``output``, ``batch_size`` and what ``add_selection_arguments`` adds.
     """
     from tqdm import tqdm
 

@@ -212,6 +212,12 @@ def test_a_published_model_without_network(folder, capsys, monkeypatch):
     assert_refused(command("../good.png", "dog", "--model", name), name, folder, capsys)
 
 
+def test_configuration_and_weights_go_together(folder, capsys):
+    for flags in (["--weights", "w.pth"], ["--config-file", "c.yaml"]):
+        assert_refused(command("../good.png", "dog", *flags), "--config-file and --weights", folder, capsys)
+        assert_refused(["demo", *flags], "--config-file and --weights", folder, capsys)
+
+
 def with_weights(config, weights) -> list[str]:
     return command("../good.png", "dog", "--device", "cpu", "--config-file", str(config), "--weights", str(weights))
 

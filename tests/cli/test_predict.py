@@ -141,9 +141,3 @@ def test_pictures_in_the_output_folder_survive(tmp_path):
     before = image.read_bytes()
     main(["predict", "--image", str(image), "--text", "dog", "--output", str(tmp_path)])
     assert image.read_bytes() == before and (tmp_path / "a_2.png").exists()
-
-
-def test_config_and_weights_go_together(tmp_path, capsys):
-    image = picture(tmp_path / "a.png")
-    assert main(["predict", "--image", str(image), "--text", "dog", "--weights", "w.pth"]) == console.BAD_INPUT
-    assert "--config-file and --weights" in capsys.readouterr().err
