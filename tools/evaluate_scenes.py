@@ -7,7 +7,6 @@ Where DIR has no validation (DIR/val) or novel (DIR/novel) scenes, the fixed set
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from maskrcnn_benchmark.cli.console import OK, Parser, report_errors
+from maskrcnn_benchmark.cli.console import OK, Parser, processors, report_errors
 from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector
 from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
@@ -58,11 +57,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return OK
-
-
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def scenes_folder(data: Path, name: str, workers: int) -> Path:

@@ -67,6 +67,11 @@ def check_output_folder(folder: Path, option: str) -> None:
         raise CommandError(f"{option} '{folder}': nothing can be written in '{existing}'")
 
 
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def one_line(message: object) -> str:
     """The text without line breaks."""
     return " ".join(line.strip() for line in str(message).splitlines())

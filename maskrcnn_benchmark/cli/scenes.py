@@ -1,7 +1,6 @@
 """Writes procedural scenes. glip scenes --out DIR --split train|val|novel --num N --seed S"""
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from maskrcnn_benchmark.cli.console import OK, check_output_folder, write
+from maskrcnn_benchmark.cli.console import OK, check_output_folder, processors, write
 from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.scenes.dataset import FORMATS, write_dataset
 from maskrcnn_benchmark.scenes.sampling import SPLITS
@@ -29,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="the same seed gives the same scenes (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument("--workers", type=int, default=processors(), help="processes (default: one per core)")
     parser.add_argument("--format", choices=FORMATS, default="jpg", help="of the pictures (default: %(default)s)")
     parser.set_defaults(run=run)
 
