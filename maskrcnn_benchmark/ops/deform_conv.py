@@ -23,7 +23,7 @@ def deform_conv2d(
     """Convolution whose taps are displaced by `offset` and, if `mask` is given, weighted by it.
 
     A tap outside the map by a pixel or more samples 0; within that it is interpolated with zeros beyond the border.
-    It is computed in float32 under autocast.
+    16-bit numbers are computed in float32; the result is float32 under autocast, else of the dtype of the input.
 
     Args:
         input: (B, C, H, W), any memory layout.
@@ -38,23 +38,26 @@ def deform_conv2d(
     """
     strides, paddings, dilations = _pair(stride), _pair(padding), _pair(dilation)
     _check_shapes(input, offset, weight, bias, mask, strides, paddings, dilations)
+    dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
+    result_dtype = dtype if torch.is_autocast_enabled(input.device.type) else input.dtype
     with torch.autocast(input.device.type, enabled=False):
-        dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
         input, offset, weight = input.to(dtype), offset.to(dtype).contiguous(), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         mask = None if mask is None else mask.to(dtype)
         if _fits_rows(input, offset, weight, bias, mask):
-            return deform_conv2d_rows(input, offset, weight, bias, mask, strides, paddings, dilations)
-        return torchvision.ops.deform_conv2d(
-            input.contiguous(),
-            offset,
-            weight.contiguous(),
-            bias,
-            stride=strides,
-            padding=paddings,
-            dilation=dilations,
-            mask=None if mask is None else mask.contiguous(),
-        )
+            out = deform_conv2d_rows(input, offset, weight, bias, mask, strides, paddings, dilations)
+        else:
+            out = torchvision.ops.deform_conv2d(
+                input.contiguous(),
+                offset,
+                weight.contiguous(),
+                bias,
+                stride=strides,
+                padding=paddings,
+                dilation=dilations,
+                mask=None if mask is None else mask.contiguous(),
+            )
+    return out.to(result_dtype)
 
 
 def _fits_rows(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> bool:

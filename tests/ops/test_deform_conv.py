@@ -121,6 +121,15 @@ def test_layout_and_precision_of_the_inputs_do_not_matter():
     torch.testing.assert_close(actual, deform_conv2d(x.bfloat16().float(), offset, weight, bias, mask=mask, padding=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_keeps_16_bit_numbers_outside_autocast(dtype):
+    x, offset, mask, weight, bias = (t.detach().to(dtype) for t in random_case())
+    actual = deform_conv2d(x, offset, weight, bias, mask=mask, padding=1)
+    exact = deform_conv2d(x.float(), offset.float(), weight.float(), bias.float(), mask=mask.float(), padding=1)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual, exact.to(dtype))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
