@@ -61,8 +61,8 @@ def check_output_folder(folder: Path, option: str) -> None:
     """Raises CommandError, before any time goes into the work, for a folder in which nothing can be written."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not existing.is_dir():
-        inside = "" if existing == folder else f" in '{existing}', which"
-        raise CommandError(f"{option} '{folder}' is{inside} a file, not a folder")
+        inside = "" if existing == folder else f"in '{existing}', "
+        raise CommandError(f"{option} '{folder}' is {inside}a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise CommandError(f"{option} '{folder}': nothing can be written in '{existing}'")
 

@@ -6,10 +6,8 @@ print(found.phrases, found.scores, found.boxes)
 """
 
 import dataclasses
-import logging
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +21,7 @@ from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.engine.devices import resolve_device
 from maskrcnn_benchmark.engine.image_io import as_rgb_array
+from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.selection import Selection
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
@@ -155,16 +154,10 @@ class Detector:
         cls, cfg: CfgNode, weights: str | Path | None, *, device: str | torch.device | None = None, name: str = ""
     ) -> "Detector":
         """A model from a configuration; without ``weights`` it stays as it was built. ``cfg`` is not changed."""
-        from maskrcnn_benchmark.modeling.detector import build_detection_model
-        from maskrcnn_benchmark.utils.weight_conversion import load_weights
-
         target = resolve_device(device)
         cfg = cfg.clone()
         cfg.merge_from_list(["MODEL.DEVICE", str(target)])
-        with _quiet("maskrcnn_benchmark.modeling.language_backbone"):  # the checkpoint brings the text weights
-            model = build_detection_model(cfg)
-        if weights is not None:
-            load_weights(model, weights)
+        model = load_model(cfg, weights, target)
         return cls(
             model,
             transform=build_transforms(cfg, is_train=False),
@@ -191,6 +184,8 @@ class Detector:
             prompt = names if len(_SEPARATOR.split(prompt.strip(" .;\n"))) > 1 else Caption(prompt)
         if isinstance(prompt, Caption):
             return tuple(prompts_from_caption(prompt.text, tokenizer, phrases=prompt.phrases, max_tokens=limit))
+        if not isinstance(prompt, Sequence):
+            raise ValueError(f"a prompt is a text, a list of class names or a Caption, not {prompt!r}")
         parts = tuple(prompt)
         if parts and all(isinstance(part, Prompt) for part in parts):
             return parts
@@ -321,15 +316,3 @@ def _runs(items: Sequence[int], key) -> Iterator[tuple[int, list[int]]]:
 
     for value, group in groupby(items, key):
         yield value, list(group)
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Holds back the warnings of a logger and its children."""
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.data.transforms import Compose, Normalize, Resize, ToTensor
 from maskrcnn_benchmark.engine.devices import resolve_device
+from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
@@ -96,22 +97,16 @@ class GLIPDemo:
         self.plus = 1 if cfg.MODEL.RPN_ARCHITECTURE == "VLDYHEAD" else 0
         self.cpu_device = torch.device("cpu")
         self.device = resolve_device(cfg.MODEL.DEVICE) if load_model else self.cpu_device
-        if load_model and cfg.MODEL.WEIGHT:  # the checkpoint brings the text weights
-            use_local_text_files(self.cfg)
         self.model = self._load_model() if load_model else None
         self.tokenizer = self.build_tokenizer()
         self.transforms = self.build_transform()
 
     def _load_model(self):
-        from maskrcnn_benchmark.modeling.detector import build_detection_model
-        from maskrcnn_benchmark.utils.weight_conversion import load_weights
-
-        model = build_detection_model(self.cfg)
-        if self.cfg.MODEL.WEIGHT:
-            load_weights(model, self.cfg.MODEL.WEIGHT)
-        else:
+        if not self.cfg.MODEL.WEIGHT:
             logger.warning("MODEL.WEIGHT is empty: the model is untrained")
-        return model.to(self.device).eval()
+            return load_model(self.cfg, None, self.device)
+        use_local_text_files(self.cfg)
+        return load_model(self.cfg, self.cfg.MODEL.WEIGHT, self.device)
 
     def build_tokenizer(self):
         """The tokenizer that the configuration names."""
