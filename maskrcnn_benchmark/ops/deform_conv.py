@@ -6,7 +6,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from maskrcnn_benchmark.ops.deform_conv_rows import deform_conv2d_rows
+from maskrcnn_benchmark.ops.deform_conv_rows import Geometry, deform_conv2d_rows
 
 
 def deform_conv2d(
@@ -36,8 +36,8 @@ def deform_conv2d(
     Returns: (B, O, H', W') with H' = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1.
     Raises: ValueError where shapes do not fit together, with the shapes.
     """
-    strides, paddings, dilations = _pair(stride), _pair(padding), _pair(dilation)
-    _check_shapes(input, offset, weight, bias, mask, strides, paddings, dilations)
+    geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation))
+    _check_shapes(input, offset, weight, bias, mask, geometry)
     dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
     result_dtype = dtype if torch.is_autocast_enabled(input.device.type) else input.dtype
     with torch.autocast(input.device.type, enabled=False):
@@ -45,17 +45,15 @@ def deform_conv2d(
         bias = None if bias is None else bias.to(dtype)
         mask = None if mask is None else mask.to(dtype)
         if _fits_rows(input, offset, weight, bias, mask):
-            out = deform_conv2d_rows(input, offset, weight, bias, mask, strides, paddings, dilations)
+            out = deform_conv2d_rows(input, offset, weight, bias, mask, geometry)
         else:
             out = torchvision.ops.deform_conv2d(
                 input.contiguous(),
                 offset,
                 weight.contiguous(),
                 bias,
-                stride=strides,
-                padding=paddings,
-                dilation=dilations,
                 mask=None if mask is None else mask.contiguous(),
+                **geometry._asdict(),
             )
     return out.to(result_dtype)
 
@@ -79,14 +77,7 @@ def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _check_shapes(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> None:
     for name, tensor in (("input", input), ("offset", offset), ("weight", weight)):
         if tensor.dim() != 4:
@@ -106,10 +97,12 @@ def _check_shapes(
             f"whose factor divides the {input.shape[1]} input channels"
         )
     height, width = (
-        output_size(input.shape[2 + i], weight.shape[2 + i], stride[i], padding[i], dilation[i]) for i in (0, 1)
+        output_size(input.shape[2 + i], weight.shape[2 + i], *(pair[i] for pair in geometry)) for i in (0, 1)
     )
     if height < 1 or width < 1:
-        raise ValueError(f"input {tuple(input.shape)} is smaller than the kernel {kh}x{kw} with dilation {dilation}")
+        raise ValueError(
+            f"input {tuple(input.shape)} is smaller than the kernel {kh}x{kw} with dilation {geometry.dilation}"
+        )
     expected = {"offset": (input.shape[0], 2 * groups * taps, height, width)}
     actual = {"offset": tuple(offset.shape)}
     if mask is not None:

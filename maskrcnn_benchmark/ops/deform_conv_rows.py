@@ -6,9 +6,19 @@ over single numbers behind torchvision's operator.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+class Geometry(NamedTuple):
+    """How a kernel moves over a map, each as (vertical, horizontal)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
 
 
 def _positions(offset: Tensor, size: int, kernel: int, stride: int, padding: int, dilation: int, axis: int) -> Tensor:
@@ -32,16 +42,10 @@ def _corners(position: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
 
 
 def deform_conv2d_rows(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    mask: Tensor | None,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, geometry: Geometry
 ) -> Tensor:
     """`deform_conv2d` for one group and one offset group; the result has channels-last strides."""
+    stride, padding, dilation = geometry
     batch, channels, height, width = input.shape
     out_channels, _, kh, kw = weight.shape
     out_height, out_width = offset.shape[-2:]
