@@ -196,7 +196,7 @@ class Detector:
         self,
         images: ImageLike | Sequence[ImageLike],
         prompts: PromptLike | Sequence[PromptLike],
-        threshold: float = 0.4,
+        threshold: float = 0.5,
         batch_size: int = 1,
         *,
         one_label: bool = False,
