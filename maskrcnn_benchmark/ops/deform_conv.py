@@ -39,8 +39,10 @@ def deform_conv2d(
     geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation))
     _check_shapes(input, offset, weight, bias, mask, geometry)
     dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
-    result_dtype = dtype if torch.is_autocast_enabled(input.device.type) else input.dtype
-    with torch.autocast(input.device.type, enabled=False):
+    device = input.device.type
+    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    result_dtype = dtype if is_autocast else input.dtype
+    with torch.autocast(device, enabled=False):
         input, offset, weight = input.to(dtype), offset.to(dtype).contiguous(), weight.to(dtype)
         bias = None if bias is None else bias.to(dtype)
         mask = None if mask is None else mask.to(dtype)
