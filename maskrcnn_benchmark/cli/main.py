@@ -28,8 +28,8 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; a mistake of the user becomes one line on standard error."""
-    # Threads of PyTorch that wait for each other give their processor away instead of spinning: where other programs run
-    # too, spinning makes a prediction ten times slower. OpenMP reads this when PyTorch is loaded.
+    # Threads of PyTorch that wait for each other give their processor away instead of spinning: beside other programs
+    # spinning makes a prediction ten times slower. OpenMP reads this when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     return report_errors(lambda: _run(words))
