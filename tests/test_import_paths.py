@@ -4,6 +4,7 @@ A module that moves leaves a re-export behind; a row is removed only together wi
 """
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -96,3 +97,12 @@ def test_modules_import_on_their_own(module):
     command = [sys.executable, "-c", f"import maskrcnn_benchmark.{module}"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.parametrize("given", [None, "ACTIVE"])
+def test_waiting_threads_do_not_spin_unless_asked_to(given):
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": given} if given else {}
+    code = "import maskrcnn_benchmark, os; print(os.environ['OMP_WAIT_POLICY'])"
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert finished.stdout.strip() == (given or "PASSIVE"), finished.stderr

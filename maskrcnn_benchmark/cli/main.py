@@ -1,6 +1,5 @@
 """The ``glip`` command. Each sub-command is a module that is imported only when it is asked for."""
 
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -28,9 +27,6 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; a mistake of the user becomes one line on standard error."""
-    # Threads of PyTorch that wait for each other give their processor away instead of spinning: beside other programs
-    # spinning makes a prediction ten times slower. OpenMP reads this when PyTorch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if argv is None else argv)
     return report_errors(lambda: _run(words))
 

@@ -1,6 +1,5 @@
 """The ``glip`` command itself: help, table of commands, errors, exit codes."""
 
-import os
 import subprocess
 import sys
 
@@ -99,11 +98,3 @@ def test_env(capsys):
     assert main(["env"]) == console.OK
     shown = capsys.readouterr().out
     assert all(f"{name}:" in shown for name in ("glip", "python", "torch", "pillow", "cuda", "glip_nano"))
-
-
-@pytest.mark.parametrize("given", [None, "ACTIVE"])
-def test_waiting_threads_do_not_spin_unless_asked_to(monkeypatch, given):
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
-    monkeypatch.setattr(os, "environ", environment | ({"OMP_WAIT_POLICY": given} if given else {}))
-    assert main(["env"]) == console.OK
-    assert os.environ["OMP_WAIT_POLICY"] == (given or "PASSIVE")
