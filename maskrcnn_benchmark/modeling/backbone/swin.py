@@ -165,11 +165,12 @@ class PatchEmbed(nn.Module):
     """Non-overlapping 4x4 patches: (B, 3, H, W) -> (B, C, ceil(H / 4), ceil(W / 4))."""
 
     patch_size = 4
+    padding = 0
     grid_at_224 = 56
 
     def __init__(self, dim: int, in_channels: int = 3):
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, self.patch_size, stride=self.patch_size)
+        self.proj = nn.Conv2d(in_channels, dim, self.patch_size, stride=4, padding=self.padding)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -178,21 +179,12 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class ConvEmbed(nn.Module):
+class ConvEmbed(PatchEmbed):
     """Overlapping 7x7 patches with stride 4; the image is padded to a multiple of 7 first, which fixes the grid."""
 
     patch_size = 7
+    padding = 2
     grid_at_224 = 32
-
-    def __init__(self, dim: int, in_channels: int = 3):
-        super().__init__()
-        self.proj = nn.Conv2d(in_channels, dim, self.patch_size, stride=4, padding=2)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        height, width = images.shape[-2:]
-        images = F.pad(images, (0, -width % self.patch_size, 0, -height % self.patch_size))
-        return self.norm(self.proj(images).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class PatchMerging(nn.Module):
