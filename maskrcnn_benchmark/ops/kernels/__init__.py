@@ -1,0 +1,1 @@
+"""Triton kernels of accelerated inference, each beside its definition in plain PyTorch."""
