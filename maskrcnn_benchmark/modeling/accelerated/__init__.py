@@ -1,1 +1,1 @@
-"""The detector's inference on a GPU: the same numbers as the plain modules, channels-last, fused and in one precision."""
+"""Inference on a GPU: the same numbers as the plain modules, channels-last, fused and in one precision."""
