@@ -31,7 +31,7 @@ def by_definition(levels, boxes, labels, topk=9):
         candidates, first = [], 0
         for level in levels:
             own = distance[first : first + len(level), g]
-            candidates.append(first + own.argsort(stable=True)[: min(topk, len(level))])
+            candidates.append(first + own.topk(min(topk, len(level)), largest=False).indices)
             first += len(level)
         candidates = torch.cat(candidates)
         threshold = iou[candidates, g].mean() + iou[candidates, g].std()
@@ -97,9 +97,31 @@ def test_no_boxes(device):
     assert labels.dtype == gt_index.dtype == torch.int64
 
 
-def test_equal_distances_take_the_lowest_index(device):
-    anchors = torch.tensor([[0.0, 0, 9, 9]], device=device).repeat(50, 1)
-    boxes = torch.tensor([[20.0, 20, 29, 29], [0.0, 0, 9, 9]], device=device)
+def test_equal_distances_are_chosen_as_the_original_chooses_them():
+    """It asks `topk` on the CPU for each column of the matrix of all distances."""
+    torch.manual_seed(0)
+    levels, differs = glip_anchors(320, 416), False
+    anchors = torch.cat(levels)
+    corner = (torch.rand(60, 2) * torch.tensor([300.0, 220.0])).round()
+    boxes = torch.cat((corner, corner + 5 + (torch.rand(60, 2) * 95).round()), dim=1)
+    centers, box_centers = (anchors[:, :2] + anchors[:, 2:]) / 2, (boxes[:, :2] + boxes[:, 2:]) / 2
+    distance = (centers[:, None] - box_centers).pow(2).sum(-1).sqrt()
+    expected, first = [], 0
+    for level in levels:
+        own = distance[first : first + len(level)]
+        expected.append(first + own.topk(min(9, len(level)), dim=0, largest=False).indices.T)
+        lowest = first + own.argsort(dim=0, stable=True)[:9].T
+        differs |= not torch.equal(expected[-1].sort().values, lowest.sort().values)
+        first += len(level)
+    assert differs, "no box has equal distances at the end of its candidates"
+    actual = closest_anchors(anchors, [len(level) for level in levels], boxes, 9)
+    assert torch.equal(actual, torch.cat(expected, dim=1))
+
+
+@pytest.mark.gpu
+def test_equal_distances_take_the_lowest_index_on_a_gpu():
+    anchors = torch.tensor([[0.0, 0, 9, 9]], device="cuda").repeat(50, 1)
+    boxes = torch.tensor([[20.0, 20, 29, 29], [0.0, 0, 9, 9]], device="cuda")
     assert closest_anchors(anchors, [20, 30], boxes, 3).tolist() == [[0, 1, 2, 20, 21, 22]] * 2
 
 

@@ -32,8 +32,8 @@ def atss_assign(
 
     Of every level the `topk` anchors whose centres are closest to that of a box are its candidates. Those are positive
     whose IoU reaches the mean plus the (unbiased) standard deviation over the candidates of the box, and whose centre
-    lies inside it. An anchor that is positive for several boxes takes the one of the highest IoU. Ties of distance and
-    IoU go to the lowest index.
+    lies inside it. An anchor that is positive for several boxes takes the one of the highest IoU, of equal ones the
+    first. Equal distances are common, with centres at whole pixels: see `closest_anchors`.
 
     Args:
         anchors: (N, 4) xyxy, levels one after another.
@@ -71,17 +71,21 @@ def atss_assign(
 
 
 def closest_anchors(anchors: Tensor, level_sizes: Sequence[int], gt_boxes: Tensor, topk: int) -> Tensor:
-    """Indices (G, K) of the `topk` anchors of each level whose centres are closest to that of each box."""
+    """Indices (G, K) of the `topk` anchors of each level whose centres are closest to that of each box.
+
+    Of equal distances the CPU takes those that `Tensor.topk` takes there, as the original does, so that its losses can
+    be compared; other devices take the lowest index.
+    """
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     gt_centers = (gt_boxes[:, :2] + gt_boxes[:, 2:]) / 2
     found, first = [], 0
     for size in level_sizes:
         distance = (gt_centers[:, None] - centers[first : first + size]).square().sum(-1).sqrt().float()
-        # The bits of a non-negative float order like the float. With the index below them no two keys are equal, so
-        # the choice does not depend on how a device breaks ties.
-        key = distance.view(torch.int32).to(torch.int64) << 32
-        key = key | torch.arange(size, device=anchors.device)
-        found.append(first + key.topk(min(topk, size), dim=1, largest=False).indices)
+        if distance.device.type != "cpu":
+            # The bits of a non-negative float order like the float. With the index below them no two keys are equal,
+            # so the choice does not depend on how a device breaks ties.
+            distance = distance.view(torch.int32).to(torch.int64) << 32 | torch.arange(size, device=anchors.device)
+        found.append(first + distance.topk(min(topk, size), dim=1, largest=False).indices)
         first += size
     return torch.cat(found, dim=1)
 
