@@ -73,6 +73,7 @@ class TextPolicy(NamedTuple):
     def from_config(cls, cfg) -> "TextPolicy":
         language = cfg.MODEL.LANGUAGE_BACKBONE
         exact = language.MODEL_TYPE != "clip" and "vl" not in cfg.MODEL.SWINT.VERSION and not cfg.DATASETS.ONE_HOT
+        exact = exact and cfg.MODEL.DYHEAD.SCORE_AGG != "ONEHOT"  # its labels may count positions of padding
         return cls(
             max_length=language.MAX_QUERY_LEN,
             pad_max=language.PAD_MAX,
@@ -213,6 +214,8 @@ class GeneralizedVLRCNN(nn.Module):
             masks[:, : self.text_policy.one_hot_classes] = 1
         if self.text_policy.mask_special:
             masks = 1 - special_tokens_mask[:, : masks.shape[1]]
+        if mlm_labels is not None:  # the encoder may have cut the text to the longest caption
+            mlm_labels = mlm_labels[:, : text.hidden.shape[1]]
         return text.replace(masks=masks, mlm_labels=mlm_labels)
 
     def encode_images(self, images: ImageList, text: TextFeatures | None = None) -> FeaturePyramid:

@@ -178,7 +178,7 @@ class ATSSLossComputation(nn.Module):
             token_logits: per level (B, T A, H, W).
             proj_tokens: (B, T, D) text features for the shallow loss.
             contrastive_logits, dot_product_logits: per level (B, H W A, T).
-            text_masks: (B, T), larger than 0 for words.
+            text_masks: (B, T), larger than 0 for words; for the token logits it may end with the longest caption.
             shallow_img_emb_feats: per level (B, H W A, C), or the map (B, C, H, W) of stride 16.
 
         Raises: ValueError if an input that a loss needs is missing or of another size.
@@ -188,7 +188,7 @@ class ATSSLossComputation(nn.Module):
             sizes = [len(level) for level in anchors[0]]
             grid = torch.cat([level.bbox for level in anchors[0]])
             assigned = self.prepare_targets(targets, anchors)
-            positive = assigned.is_positive.flatten().nonzero()[:, 0]
+            positive = (assigned.labels > 0).flatten().nonzero()[:, 0]  # a box of label 0 trains the words only
             boxes = assigned.boxes[assigned.box_rows.flatten()[positive]]
             positive_anchors = grid[positive % len(grid)]
             weight = centerness_targets(positive_anchors, boxes)
@@ -278,6 +278,8 @@ class ATSSLossComputation(nn.Module):
         self, logits: Tensor, assigned: Targets, positive_map: Tensor | None, text_masks: Tensor | None
     ) -> Tensor:
         targets = self.token_targets(assigned, positive_map, logits.shape[-1])
+        if text_masks is not None:  # positions beyond the text are padding
+            text_masks = F.pad(text_masks, (0, max(logits.shape[-1] - text_masks.shape[-1], 0)))
         return self.token_loss_func(logits, targets, text_masks)
 
     def _phrase_pairs(
@@ -372,6 +374,11 @@ def make_atss_loss_evaluator(cfg, box_coder) -> ATSSLossComputation:
     anchors_per_location = len(rpn.ASPECT_RATIOS) * rpn.SCALES_PER_OCTAVE
     shallow = None
     if fuse.USE_SHALLOW_CONTRASTIVE_LOSS or fuse.USE_BACKBONE_SHALLOW_CONTRASTIVE_LOSS:
+        if fuse.USE_CONTRASTIVE_ALIGN_LOSS:
+            raise ValueError(
+                "USE_CONTRASTIVE_ALIGN_LOSS hands on projected text, which the shallow contrastive losses cannot read: "
+                "switch one of them off"
+            )
         from_body = fuse.USE_BACKBONE_SHALLOW_CONTRASTIVE_LOSS
         shallow = ShallowSettings(
             source="body" if from_body else "fpn",

@@ -82,6 +82,7 @@ VARIANTS = {
     "class branch": (f"{FUSE}.USE_CLASSIFICATION_LOSS", True),
     "shallow": (f"{FUSE}.USE_SHALLOW_CONTRASTIVE_LOSS", True),
     "contrastive align": CONTRASTIVE,
+    "contrastive align and masked words": (*CONTRASTIVE, f"{FUSE}.MLM_LOSS", True),
     "masked words": (f"{FUSE}.MLM_LOSS", True),
     "clip": CLIP,
     "clip masked words": (*CLIP, f"{FUSE}.MLM_LOSS", True),
@@ -287,3 +288,21 @@ def test_selection_by_the_token_branch(text_folder):
         model.rpn.head.token_logits.bias[5] = -50.0
         one = model.eval()(random_images(*SIZES), captions=CAPTIONS, positive_map={1: [1], 2: [5], 3: [40]})
     assert set(torch.cat([boxes.get_field("labels") for boxes in one]).tolist()) == {1, 3}
+
+
+def test_one_hot_scores_count_positions_beyond_the_caption(text_folder):
+    """The original takes as many columns as there are labels, and its text always has all positions."""
+    model = build(text_folder, "MODEL.DYHEAD.SCORE_AGG", "ONEHOT", "MODEL.ATSS.INFERENCE_TH", 0.0)
+    with torch.no_grad():
+        found = model(random_images(*SIZES), captions=["cup", "cup"], positive_map={i: [1] for i in range(1, 21)})
+    assert torch.cat([boxes.get_field("labels") for boxes in found]).max() > 3  # [CLS] cup [SEP]
+
+
+@pytest.mark.parametrize("others", [(f"{FUSE}.USE_DOT_PRODUCT_TOKEN_LOSS", False), CONTRASTIVE])
+def test_token_branch_without_dot_product_has_all_positions(text_folder, others):
+    """Its logits have all positions even where the text ends earlier; those beyond count neither way."""
+    model = build(text_folder, *others, f"{FUSE}.USE_TOKEN_LOSS", True)
+    before = losses(model)["loss_token"]
+    with torch.no_grad():
+        model.rpn.head.token_logits.bias[7:] += 30.0  # the longest caption has 7 tokens
+    torch.testing.assert_close(losses(model)["loss_token"], before)

@@ -173,6 +173,20 @@ def test_weights_and_token_logits():
     torch.testing.assert_close(weighted.dot_product_token * 2, plain.dot_product_token)
 
 
+def test_a_box_of_label_zero_trains_the_words_only():
+    outputs, targets, anchors, positive_map, mask = small_batch((2,))
+    targets[0].bbox = torch.tensor([[2.0, 4, 40, 40], [52, 20, 92, 60]])
+    without, both = [targets[0][[0]]], targets
+    both[0].add_field("labels", torch.tensor([1, 0]))
+    assert evaluator().prepare_targets(both, anchors).is_positive.sum() > (
+        evaluator().prepare_targets(without, anchors).is_positive.sum()
+    )
+    one = run(evaluator(), (outputs, without, anchors, positive_map[:1], mask))
+    two = run(evaluator(), (outputs, both, anchors, positive_map, mask))
+    assert one.reg == two.reg and one.centerness == two.centerness
+    assert one.dot_product_token != two.dot_product_token
+
+
 @pytest.mark.parametrize(
     ("positive_map", "message"),
     [
