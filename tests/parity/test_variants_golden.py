@@ -19,6 +19,7 @@ SHALLOW = [name for name, facts in VARIANTS.items() if "loss_shallow_contrastive
 FAILED_IN_THE_ORIGINAL = {name for name, facts in VARIANTS.items() if "error" in facts}
 REFUSED = {
     "SCAN": "SCAN.*not implemented",
+    "CONTRASTIVE_ALIGN+SHALLOW(not fused)": "switch one of them off",
     "USE_CONTRASTIVE_ALIGN_LOSS(fused)": "USE_FUSED_FEATURES_DOT_PRODUCT False",
     "USE_BACKBONE_SHALLOW_CONTRASTIVE_LOSS": "needs a text-fused body",
 }
