@@ -1,0 +1,195 @@
+// Deformable convolution: the checks of its arguments and where its taps lie, shared by the CPU and the CUDA kernels.
+//
+// Output (y, x), tap (i, j) and offset group g read the input at
+//   (y * stride_h - pad_h + i * dilation_h + offset[2k], x * stride_w - pad_w + j * dilation_w + offset[2k + 1]),
+// k = (g * kernel_h + i) * kernel_w + j, bilinearly, with zeros beyond the border. A tap that is a pixel or more
+// outside, or whose offset is not a number, samples 0 and has no gradient. A sample is multiplied by mask[k].
+#pragma once
+
+#include "dispatch.h"
+
+#include <cmath>
+#include <limits>
+#include <optional>
+
+namespace glip {
+
+struct DeformGeometry {
+  int batch, channels, height, width;
+  int out_channels, out_height, out_width;
+  int kernel_h, kernel_w, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int groups, offset_groups;
+
+  GLIP_HOST_DEVICE int taps() const { return kernel_h * kernel_w; }
+  // Output positions of one image.
+  GLIP_HOST_DEVICE int locations() const { return out_height * out_width; }
+  // Input channels of a group of the convolution, and of one that shares its offsets.
+  GLIP_HOST_DEVICE int group_channels() const { return channels / groups; }
+  GLIP_HOST_DEVICE int offset_channels() const { return channels / offset_groups; }
+  // Numbers that one output is the scalar product of.
+  int64_t depth() const { return int64_t(taps()) * group_channels(); }
+};
+
+// The two pixels around a coordinate, clamped into the map, and their weights, 0 where the pixel was outside of it.
+template <typename A>
+struct AxisSample {
+  int low, high;
+  A low_weight, high_weight;
+  bool is_low_inside, is_high_inside;
+
+  // False where the coordinate is a pixel or more outside, or not a number.
+  GLIP_HOST_DEVICE bool place(A position, int size) {
+    if (!(position > A(-1) && position < A(size))) return false;
+    A below = floor(position);
+    low = static_cast<int>(below);
+    high = low + 1;
+    is_low_inside = low >= 0;
+    is_high_inside = high < size;
+    low_weight = is_low_inside ? A(1) - (position - below) : A(0);
+    high_weight = is_high_inside ? position - below : A(0);
+    low = is_low_inside ? low : 0;
+    high = is_high_inside ? high : size - 1;
+    return true;
+  }
+};
+
+// A (B, K, H', W') tensor with any strides: offsets or masks, in the dtype of the input or in the wider one.
+struct LocationMap {
+  const void* data = nullptr;
+  int64_t strides[4] = {};
+  bool is_wide = false;
+
+  LocationMap() = default;
+  LocationMap(const Tensor& tensor, ScalarType input_dtype)
+      : data(tensor.const_data_ptr()), is_wide(tensor.scalar_type() == accumulate_dtype(input_dtype)) {
+    for (int i = 0; i < 4; ++i) strides[i] = tensor.stride(i);
+  }
+
+  template <typename T>
+  GLIP_HOST_DEVICE accumulate_t<T> at(int image, int channel, int y, int x) const {
+    using A = accumulate_t<T>;
+    int64_t index = image * strides[0] + channel * strides[1] + y * strides[2] + x * strides[3];
+    return is_wide ? static_cast<const A*>(data)[index] : static_cast<A>(static_cast<const T*>(data)[index]);
+  }
+};
+
+// One tap at one output position. Returns whether it lies on the map; scale is its mask.
+template <typename T>
+GLIP_HOST_DEVICE bool place_tap(
+    const DeformGeometry& g,
+    const LocationMap& offset,
+    const LocationMap& mask,
+    int image,
+    int offset_group,
+    int tap,
+    int y,
+    int x,
+    AxisSample<accumulate_t<T>>& vertical,
+    AxisSample<accumulate_t<T>>& horizontal,
+    accumulate_t<T>& scale) {
+  using A = accumulate_t<T>;
+  int k = offset_group * g.taps() + tap;
+  A row = A(y * g.stride_h - g.pad_h + tap / g.kernel_w * g.dilation_h) + offset.at<T>(image, 2 * k, y, x);
+  A column = A(x * g.stride_w - g.pad_w + tap % g.kernel_w * g.dilation_w) + offset.at<T>(image, 2 * k + 1, y, x);
+  scale = mask.data ? mask.at<T>(image, k, y, x) : A(1);
+  return vertical.place(row, g.height) && horizontal.place(column, g.width);
+}
+
+inline int deform_size(int64_t value, const char* name, int64_t least) {
+  STD_TORCH_CHECK(
+      value >= least && value <= std::numeric_limits<int>::max(), name, " must be at least ", least, ", got ", value);
+  return static_cast<int>(value);
+}
+
+inline void check_deform_map(const Tensor& map, const char* name, const Tensor& input) {
+  check_same_device(map, name, input, "input");
+  STD_TORCH_CHECK(
+      map.scalar_type() == input.scalar_type() || map.scalar_type() == accumulate_dtype(input.scalar_type()),
+      name,
+      " must be ",
+      dtype_text(input.scalar_type()),
+      " like input, or ",
+      dtype_text(accumulate_dtype(input.scalar_type())),
+      ", got ",
+      dtype_text(map.scalar_type()));
+}
+
+// Checks the arguments of the operator and puts its sizes together.
+inline DeformGeometry deform_geometry(
+    const Tensor& input,
+    const Tensor& offset,
+    const std::optional<Tensor>& mask,
+    const Tensor& weight,
+    const std::optional<Tensor>& bias,
+    int64_t stride_h,
+    int64_t stride_w,
+    int64_t pad_h,
+    int64_t pad_w,
+    int64_t dilation_h,
+    int64_t dilation_w,
+    int64_t groups,
+    int64_t offset_groups) {
+  check_dim(input, "input", 4, "(B, C, H, W)");
+  check_dim(weight, "weight", 4, "(O, C / groups, kernel height, kernel width)");
+  check_floating(input, "input");
+  check_same_dtype(weight, "weight", input, "input");
+  check_same_device(weight, "weight", input, "input");
+  check_deform_map(offset, "offset", input);
+  DeformGeometry g;
+  g.batch = deform_size(input.size(0), "the batch", 0);
+  g.channels = deform_size(input.size(1), "the number of input channels", 1);
+  g.height = deform_size(input.size(2), "the height of input", 1);
+  g.width = deform_size(input.size(3), "the width of input", 1);
+  g.out_channels = deform_size(weight.size(0), "the number of output channels", 1);
+  g.kernel_h = deform_size(weight.size(2), "the height of the kernel", 1);
+  g.kernel_w = deform_size(weight.size(3), "the width of the kernel", 1);
+  g.stride_h = deform_size(stride_h, "stride_h", 1);
+  g.stride_w = deform_size(stride_w, "stride_w", 1);
+  g.pad_h = deform_size(pad_h, "pad_h", 0);
+  g.pad_w = deform_size(pad_w, "pad_w", 0);
+  g.dilation_h = deform_size(dilation_h, "dilation_h", 1);
+  g.dilation_w = deform_size(dilation_w, "dilation_w", 1);
+  g.groups = deform_size(groups, "groups", 1);
+  g.offset_groups = deform_size(offset_groups, "offset_groups", 1);
+  STD_TORCH_CHECK(
+      g.channels % g.groups == 0 && g.out_channels % g.groups == 0 && weight.size(1) == g.group_channels(),
+      "weight ",
+      shape_text(weight),
+      " does not fit input ",
+      shape_text(input),
+      " with ",
+      groups,
+      " groups");
+  STD_TORCH_CHECK(
+      g.channels % g.offset_groups == 0, offset_groups, " offset groups do not divide ", g.channels, " channels");
+  int64_t reach_h = input.size(2) + 2 * pad_h - dilation_h * (weight.size(2) - 1) - 1;
+  int64_t reach_w = input.size(3) + 2 * pad_w - dilation_w * (weight.size(3) - 1) - 1;
+  STD_TORCH_CHECK(
+      reach_h >= 0 && reach_w >= 0, "input ", shape_text(input), " is smaller than the dilated kernel of weight ",
+      shape_text(weight));
+  g.out_height = deform_size(reach_h / stride_h + 1, "the height of the output", 1);
+  g.out_width = deform_size(reach_w / stride_w + 1, "the width of the output", 1);
+  int64_t samples = offset_groups * g.taps();
+  check_shape(offset, "offset", {g.batch, 2 * samples, g.out_height, g.out_width});
+  if (mask) {
+    check_deform_map(*mask, "mask", input);
+    check_shape(*mask, "mask", {g.batch, samples, g.out_height, g.out_width});
+  }
+  if (bias) {
+    check_same_dtype(*bias, "bias", input, "input");
+    check_same_device(*bias, "bias", input, "input");
+    check_shape(*bias, "bias", {g.out_channels});
+  }
+  // One index counts the pixels of an image, one the samples of an image.
+  STD_TORCH_CHECK(
+      input.size(2) * input.size(3) <= std::numeric_limits<int>::max() &&
+          int64_t(g.out_height) * g.out_width * samples <= std::numeric_limits<int>::max(),
+      "input ",
+      shape_text(input),
+      " and offset ",
+      shape_text(offset),
+      " are too large for one image: at most 2^31 - 1 pixels and samples");
+  return g;
+}
+
+}  // namespace glip

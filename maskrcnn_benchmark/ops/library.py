@@ -1,0 +1,106 @@
+"""The operator library ``torch.ops.maskrcnn_benchmark``: compiled kernels where there are any, plain PyTorch elsewhere.
+
+``csrc/`` builds into ``maskrcnn_benchmark._C``, which brings the schema of every operator and its kernels for the CPU
+and, if it was built with ``nvcc``, for CUDA. Where ``_C`` is missing the same schemas are defined here. Either way
+every operator has a plain PyTorch implementation for the devices that have no kernel of its own, so everything runs
+everywhere. Fake kernels, gradients and autocast are registered once, for both.
+
+The environment variable ``GLIP_OPS=python`` hides ``_C``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+NAMESPACE = "maskrcnn_benchmark"
+COMPILED = "csrc"
+PLAIN = "PyTorch"
+
+logger = logging.getLogger(__name__)
+
+
+def _load() -> str | None:
+    """Loads the compiled library; returns why there is none, or None if there is."""
+    choice = os.environ.get("GLIP_OPS", "")
+    if choice not in ("", "python"):
+        raise ValueError(f"GLIP_OPS must be empty or 'python', got {choice!r}")
+    if choice:
+        return "GLIP_OPS=python hides the compiled library"
+    try:
+        importlib.import_module("maskrcnn_benchmark._C")
+    except ModuleNotFoundError:
+        return "the compiled library was not built: pip install --no-build-isolation . with a C++ compiler"
+    except ImportError as error:
+        reason = f"the compiled library does not load: {error}"
+        logger.warning("%s; operators run on their plain PyTorch implementations", reason)
+        return reason
+    return None
+
+
+MISSING_REASON = _load()
+LIBRARY = torch.library.Library(NAMESPACE, "FRAGMENT")  # holds the registrations: they last as long as this object
+SCHEMAS: dict[str, str] = {}  # operator -> the schema that the package expects
+
+
+def define(schema: str, plain: Callable[..., Any]) -> torch._ops.OpOverload:
+    """Makes an operator callable on every device.
+
+    Args:
+        schema: as in csrc/library.cpp, ``name(Tensor argument, ...) -> Tensor``.
+        plain: takes the arguments in the order of the schema and computes the same with PyTorch, without autograd.
+
+    Returns: ``torch.ops.maskrcnn_benchmark.<name>.default``, which is quicker to call than the name without overload.
+    Raises: ImportError if the compiled library has the operator with another schema.
+    """
+    name = schema[: schema.index("(")]
+    SCHEMAS[name] = schema
+    if not hasattr(getattr(torch.ops, NAMESPACE), name):
+        LIBRARY.define(schema)
+    overload: torch._ops.OpOverload = getattr(getattr(torch.ops, NAMESPACE), name).default
+    if str(overload._schema) != str(torch._C.parse_schema(f"{NAMESPACE}::{schema}")):
+        raise ImportError(
+            f"the compiled operator library is of another version: it has {overload._schema}, needed is {schema}; "
+            "build it again (make build), or set GLIP_OPS=python to do without"
+        )
+    LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
+    return overload
+
+
+def qualified(overload: torch._ops.OpOverload) -> str:
+    """``maskrcnn_benchmark::<name>``, what the functions of ``torch.library`` take."""
+    return overload._schema.name
+
+
+class Backend(NamedTuple):
+    """Who computes an operator on a device, and why."""
+
+    operator: str
+    device: str
+    served_by: str
+    reason: str
+
+
+def backends() -> list[Backend]:
+    """One row for every operator and device, in the order of the schemas."""
+    return [_backend(name, device) for name in SCHEMAS if not name.startswith("_") for device in ("cpu", "cuda")]
+
+
+def _backend(name: str, device: str) -> Backend:
+    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device.upper()):
+        return Backend(name, device, COMPILED, "compiled kernel")
+    return Backend(name, device, PLAIN, MISSING_REASON or _no_kernel_reason(device))
+
+
+def _no_kernel_reason(device: str) -> str:
+    has_any = any(
+        torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device.upper()) for name in SCHEMAS
+    )
+    if has_any:
+        return f"the compiled library has no {device} kernel of it"
+    return f"the compiled library was built without {device} (no nvcc, or WITH_CUDA=0)"
