@@ -21,6 +21,9 @@ _DECODER_ERRORS = (
     IndexError,
     struct.error,
     zlib.error,
+    RuntimeError,  # AVIF; with NotImplementedError
+    AttributeError,
+    MemoryError,  # a size that the damage made huge
     Image.DecompressionBombError,
 )
 

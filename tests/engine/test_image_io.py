@@ -105,6 +105,25 @@ def test_pictures_that_cannot_be_opened(tmp_path, monkeypatch, error):
         check_image("a.png")
 
 
+@pytest.mark.parametrize(
+    "error", [RuntimeError("Failed to decode"), NotImplementedError("flags"), AttributeError("offset"), MemoryError()]
+)
+def test_whatever_damage_makes_of_a_decoder(tmp_path, monkeypatch, error):
+    """AVIF, DDS, SPIDER and JPEG 2000 files with a few wrong bytes raised these."""
+
+    def fail(*arguments):
+        raise error
+
+    Image.new("RGB", (4, 3)).save(tmp_path / "a.bmp")
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", fail)
+        with pytest.raises(ImageError, match=r"a\.bmp' is damaged: ."):
+            load_image(tmp_path / "a.bmp")
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(ImageError, match=r"cannot read picture .*a\.bmp': ."):
+        check_image(tmp_path / "a.bmp")
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.bmp"])
 def test_truncated_picture(tmp_path, color, name):
     _truncated(tmp_path / name, color)
