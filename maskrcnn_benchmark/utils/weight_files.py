@@ -31,6 +31,19 @@ _SAFE_NUMPY: list[Any] = [
     ),
 ]
 
+# What torch.load raises on damaged files; AssertionError is that of files from before PyTorch 1.6.
+_UNPICKLING_ERRORS = (
+    RuntimeError,
+    pickle.UnpicklingError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    AttributeError,
+    TypeError,
+    AssertionError,
+)
+
 
 class CheckpointError(ValueError):
     """A file of weights that cannot be read, or does not hold what was asked for."""
@@ -67,7 +80,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
     try:
         with torch.serialization.safe_globals(_SAFE_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
+    except _UNPICKLING_ERRORS as error:
         if not trust and (name := _refused_object(error)):
             raise CheckpointError(
                 f"{path} holds other Python objects than tensors (such as {name}); loading them can run code hidden in "
@@ -130,7 +143,11 @@ def select_state_dict(checkpoint: Any, key: str = "model", source: str = "the ch
         stored = checkpoint.get("state_dict", checkpoint)
     if not isinstance(stored, Mapping) or not any(isinstance(value, Tensor) for value in stored.values()):
         raise CheckpointError(f"{source} has no state dict under {key!r}; its keys: {_shorten(checkpoint)}")
-    return strip_wrappers({name: value for name, value in stored.items() if isinstance(value, Tensor)})
+    tensors = {name: value for name, value in stored.items() if isinstance(value, Tensor)}
+    wrong = next((name for name in tensors if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise CheckpointError(f"{source} has no state dict under {key!r}: the name {wrong!r} is not a text")
+    return strip_wrappers(tensors)
 
 
 def strip_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

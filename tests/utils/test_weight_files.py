@@ -100,6 +100,29 @@ def test_truncated_legacy_file(tmp_path, state, kept):
         read_checkpoint(path)
 
 
+def test_legacy_file_with_another_storage_key(tmp_path, state):
+    path = tmp_path / "w.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=False)
+    data = bytearray(path.read_bytes())
+    key = str(next(iter(state.values()))._typed_storage()._cdata).encode()
+    place = data.rindex(key)
+    data[place] = ord("x")
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="corrupt"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("error", [AssertionError("storage"), TypeError("unhashable type: 'list'"), IndexError("pop")])
+def test_whatever_damage_makes_of_the_reader(tmp_path, state, monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    path = save_weights(state, tmp_path / "w.pth")
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(CheckpointError, match=r"w\.pth is corrupt"):
+        read_checkpoint(path)
+
+
 def test_damaged_middle(tmp_path, state):
     path = save_weights(state, tmp_path / "w.pth")
     data = bytearray(path.read_bytes())
@@ -172,6 +195,8 @@ def test_select_state_dict(state):
         select_state_dict([1, 2])
     with pytest.raises(CheckpointError, match="no state dict under 'model'"):
         select_state_dict({"model": {"iteration": 3}})
+    with pytest.raises(CheckpointError, match="the name 7 is not a text"):
+        select_state_dict({"model": {7: torch.zeros(1)}})
 
 
 def test_wrappers_are_stripped_only_from_all_keys():
