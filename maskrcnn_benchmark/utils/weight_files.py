@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,7 @@ _UNPICKLING_ERRORS = (
     AttributeError,
     TypeError,
     AssertionError,
+    struct.error,
 )
 
 
@@ -76,7 +78,7 @@ def read_checkpoint(path: str | os.PathLike[str], *, trust: bool = False) -> Any
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     _refuse_foreign_content(path)
-    is_zip = zipfile.is_zipfile(path)
+    is_zip = _is_zip(path)
     try:
         with torch.serialization.safe_globals(_SAFE_NUMPY):
             return torch.load(path, map_location="cpu", weights_only=not trust, mmap=is_zip)
@@ -103,12 +105,19 @@ def _refuse_foreign_content(path: Path) -> None:
     size = path.stat().st_size
     if not head:
         raise CheckpointError(f"{path} is empty")
-    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+    if head.startswith(b"PK\x03\x04") and not _is_zip(path):
         raise CheckpointError(f"{path} is truncated ({size:,} bytes, its end is missing); fetch it again")
     if looks_like_html(head):
         raise CheckpointError(f"{path} is a web page, not weights; download the file itself, not the page about it")
     if head.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer of {size} bytes, not weights; run 'git lfs pull'")
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end is damaged
+        return False
 
 
 def looks_like_html(head: bytes) -> bool:

@@ -2,6 +2,7 @@
 
 import datetime
 import random
+import struct
 
 import numpy as np
 import pytest
@@ -112,7 +113,9 @@ def test_legacy_file_with_another_storage_key(tmp_path, state):
         read_checkpoint(path)
 
 
-@pytest.mark.parametrize("error", [AssertionError("storage"), TypeError("unhashable type: 'list'"), IndexError("pop")])
+@pytest.mark.parametrize(
+    "error", [AssertionError("storage"), TypeError("no hash"), IndexError("pop"), struct.error("2 bytes")]
+)
 def test_whatever_damage_makes_of_the_reader(tmp_path, state, monkeypatch, error):
     def fail(*arguments, **options):
         raise error
@@ -120,6 +123,16 @@ def test_whatever_damage_makes_of_the_reader(tmp_path, state, monkeypatch, error
     path = save_weights(state, tmp_path / "w.pth")
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(CheckpointError, match=r"w\.pth is corrupt"):
+        read_checkpoint(path)
+
+
+def test_damaged_end_of_a_zip_file(tmp_path, state):
+    path = save_weights(state, tmp_path / "w.pth")
+    data = bytearray(path.read_bytes())
+    locator = data.rindex(b"PK\x06\x07")  # of the 64-bit end record; its last number counts disks
+    data[locator + 16] = 2
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match=r"w\.pth is truncated"):
         read_checkpoint(path)
 
 
