@@ -119,8 +119,8 @@ def test_gradient_norms():
     assert float(total) == pytest.approx(facts["global_grad_norm"], rel=1e-4)
 
 
-# Gradients in float64 lie up to 2.2e-3 of their maximum from the recording, which is float32: so far is the recording from
-# the exact values, and so far may another float32 run be on the other side (it depends on threads and processor).
+# Gradients in float64 lie up to 2.2e-3 of their maximum from the recording, which is float32. Another float32 run may
+# be as far on the other side: that depends on threads and processor.
 SAMPLE_TOLERANCE = 2 * 2.2e-3
 
 
@@ -135,7 +135,8 @@ def test_gradient_samples():
         scale = max(float(recorded.abs().max()), 1e-4)
         relative = float((ours - recorded).abs().max()) / scale
         noisy = any(part in name for part in HEAD_BIASES)
-        assert relative <= (1e-2 if noisy else SAMPLE_TOLERANCE), f"gradient of {name}: differs by {relative:.2g} of its maximum"
+        tolerance = 1e-2 if noisy else SAMPLE_TOLERANCE
+        assert relative <= tolerance, f"gradient of {name}: differs by {relative:.2g} of its maximum"
 
 
 def test_one_optimizer_step():
