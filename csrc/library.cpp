@@ -15,7 +15,8 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
   m.def(
       "_deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, "
       "int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, "
-      "int groups, int offset_groups) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "int groups, int offset_groups, bool needs_input, bool needs_coordinates, bool needs_parameters) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
   m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
   m.def("ml_nms(Tensor boxes, Tensor scores, Tensor labels, float iou_threshold) -> Tensor");
