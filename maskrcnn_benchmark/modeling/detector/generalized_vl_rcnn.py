@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
+from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.freezing import FreezingPlan
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures, build_language_backbone, build_tokenizer
@@ -16,14 +18,19 @@ from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
     classes_as_tokens,
     positive_map_of_classes,
 )
-from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, split_maps, token_positions
+from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, split_maps, to_device, token_positions
 from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
 from maskrcnn_benchmark.modeling.rpn import build_rpn
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
 
+from .acceleration import Acceleration
+from .many_texts import one_per_text, repeat_outputs, texts_at_a_time
+
 LabelToTokens = Mapping[int, Sequence[int]]
+
+TOKEN_BUCKET = 16  # accelerated text lengths are multiples of it, so that recordings fit more captions
 
 
 class FeaturePyramid(NamedTuple):
@@ -33,12 +40,14 @@ class FeaturePyramid(NamedTuple):
         levels: (B, C, H_l, W_l) maps, finest first; image_sizes: (height, width) of each image without padding.
         c4: stride-16 body map for the shallow contrastive loss, or None.
         text: the text, if the backbone changed it, or None.
+        visual: all levels as one (B, N, C) tensor, of which they are views, where accelerated inference made them.
     """
 
     levels: tuple[Tensor, ...]
     image_sizes: list[tuple[int, int]]
     c4: Tensor | None = None
     text: TextFeatures | None = None
+    visual: Tensor | None = None
 
 
 class RegionWordFeatures(NamedTuple):
@@ -114,6 +123,8 @@ class GeneralizedVLRCNN(nn.Module):
         self.roi_heads = None
         self.text_policy, self.freezing = text_policy, freezing
         self.mlm, self.mlm_only_positives, self.knowledge = mlm, mlm_only_positives, knowledge
+        self.acceleration: Acceleration | None = None
+        self.register_load_state_dict_post_hook(_forget_acceleration)
         self.freezing.freeze_at_construction(self)
 
     @classmethod
@@ -142,7 +153,36 @@ class GeneralizedVLRCNN(nn.Module):
         """Sets the mode of all modules, then fixes what the configuration freezes; returns the model."""
         super().train(mode)
         self.freezing.apply(self)
+        _forget_acceleration(self)
         return self
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        _forget_acceleration(self)
+        return self
+
+    def use_precision(self, name: str | None, *, use_graphs: bool = True) -> "GeneralizedVLRCNN":
+        """Sets how this model infers on a GPU from now on; returns the model. Training is not concerned.
+
+        The weights are prepared at the first call and anew after `train`, `to` and `load_state_dict`; after other
+        changes of the weights call this again. The results carry no gradients.
+
+        Args:
+            name: "bf16", "fp16", "tf32" or "fp32"; None runs the modules as PyTorch is set, autocast included.
+            use_graphs: record CUDA graphs of shapes that come again.
+        Raises: ValueError for another name.
+        """
+        self.acceleration = None if name is None else Acceleration(find_precision(name), use_graphs=use_graphs)
+        return self
+
+    def _accelerated(self):
+        """The accelerated form of this model where it applies, else None."""
+        return None if self.training or self.acceleration is None else self.acceleration.detector(self)
+
+    def _plain_numbers(self) -> contextlib.AbstractContextManager:
+        if self.training or self.acceleration is None:
+            return contextlib.nullcontext()
+        return self.acceleration.plain_numbers(self.device)
 
     def tokenize(self, captions: Sequence[str], *, trim: bool, min_tokens: int = 0):
         """Captions -> input_ids, attention_mask and special_tokens_mask, each (B, T), on the model's device.
@@ -157,6 +197,7 @@ class GeneralizedVLRCNN(nn.Module):
             list(captions),
             max_length=policy.max_length,
             padding="max_length" if policy.pad_max and not trim else "longest",
+            pad_to_multiple_of=TOKEN_BUCKET if trim and self._accelerated() else None,
             return_special_tokens_mask=True,
             return_tensors="pt",
             truncation=True,
@@ -175,6 +216,11 @@ class GeneralizedVLRCNN(nn.Module):
             min_tokens: at inference text is padded to the longest caption only, where that changes no result, but to
                 MAX_QUERY_LEN if a positive map names tokens beyond it: one more than the last of them.
         """
+        different = list(dict.fromkeys(captions))
+        if not self.training and not isinstance(captions, str) and len(different) < len(captions):
+            text = self.encode_text(different, min_tokens=min_tokens)
+            rows = [different.index(caption) for caption in captions]
+            return text.rows(to_device(torch.tensor(rows), self.device))
         tokens = self.tokenize(captions, trim=self.text_policy.trim and not self.training, min_tokens=min_tokens)
         ids, labels = tokens.input_ids, None
         if self.mlm and self.training:
@@ -206,8 +252,12 @@ class GeneralizedVLRCNN(nn.Module):
     ) -> TextFeatures:
         """Token ids and masks (B, T) -> features; special_tokens_mask is needed with MASK_SPECIAL."""
         frozen = torch.no_grad() if self.freezing.language else contextlib.nullcontext()
-        with frozen:
-            text = self.language_backbone({"input_ids": input_ids, "attention_mask": attention_mask})
+        accelerated = self._accelerated()
+        if accelerated is not None:
+            text = accelerated.encode_tokens(input_ids, attention_mask)
+        else:
+            with frozen, self._plain_numbers():
+                text = self.language_backbone({"input_ids": input_ids, "attention_mask": attention_mask})
         masks = text.masks
         if self.text_policy.one_hot_classes:
             masks = torch.zeros_like(masks)
@@ -220,8 +270,13 @@ class GeneralizedVLRCNN(nn.Module):
 
     def encode_images(self, images: ImageList, text: TextFeatures | None = None) -> FeaturePyramid:
         """`encode_image` for an ImageList."""
-        levels, c4, text = self.backbone.encode(images.tensors, text)
         sizes = [(int(height), int(width)) for height, width in images.image_sizes]
+        accelerated = self._accelerated()
+        if accelerated is not None:
+            visual, shape = accelerated.encode_images(images.tensors)
+            return FeaturePyramid(tuple(x.permute(0, 3, 1, 2) for x in shape.levels(visual)), sizes, visual=visual)
+        with self._plain_numbers():
+            levels, c4, text = self.backbone.encode(images.tensors, text)
         return FeaturePyramid(levels, sizes, c4, text)
 
     def encode_image(self, images, text: TextFeatures | None = None) -> FeaturePyramid:
@@ -242,20 +297,52 @@ class GeneralizedVLRCNN(nn.Module):
         """Encoded images and text -> detections, best first.
 
         Args:
-            positive_map: label -> token positions, one dict for all images or one for each.
-            return_features: also return what the alignment logits are made of.
-        Returns: a BoxList per image (pixels of the network input) with `labels` (int64) and `scores`.
-        Raises: ValueError if there is not one text per image, or for features that the configuration does not have.
+            text: one text per image. With one image there may be several: they are read together, as many at a time
+                as the memory holds.
+            positive_map: label -> token positions, one dict for all texts or one for each.
+            return_features: also return what the alignment logits are made of; needs one text per image.
+        Returns: a BoxList per text (pixels of the network input) with `labels` (int64) and `scores`.
+        Raises: ValueError if texts and images do not fit, or for features that the configuration does not have.
         """
         text = features.text or text
-        _check_one_text_per_image(text, len(features.image_sizes))
-        text, embedding = self.rpn.prepare_text(text)
+        num_images, num_texts = len(features.image_sizes), len(text)
+        if return_features or num_images > 1 or num_texts < 2:
+            _check_one_text_per_image(text, num_images)
+            return self._detect(features, text, positive_map, return_features=return_features)
+        maps = one_per_text(split_maps(positive_map), num_texts)
+        locations = sum(level.shape[-2] * level.shape[-1] for level in features.levels)
+        portion = texts_at_a_time(num_texts, locations, self.device)
+        detections: list[BoxList] = []
+        for first in range(0, num_texts, portion):
+            part = slice(first, first + portion)
+            detections += self._detect(features, text.rows(part), maps[part])
+        return detections
+
+    def _detect(self, features: FeaturePyramid, text: TextFeatures, positive_map, *, return_features: bool = False):
+        """`detect` for one text per image, or for one image and as many texts as fit into the memory."""
         head = self.rpn.head
         if return_features and not head.use_dot_product:
             raise ValueError("return_features needs the dot-product branch (USE_DOT_PRODUCT_TOKEN_LOSS True)")
-        state = head.run_tower(features.levels, text)
+        accelerated = self._accelerated()
+        if accelerated is not None and features.visual is not None and not return_features:
+            text, embedding = self.rpn.prepare_text(text)
+            shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
+            return accelerated.detect(features.visual, shape, features.image_sizes, text, embedding, positive_map)
+        with self._plain_numbers():
+            return self._detect_plainly(features, text, positive_map, return_features=return_features)
+
+    def _detect_plainly(self, features: FeaturePyramid, text: TextFeatures, positive_map, *, return_features: bool):
+        head = self.rpn.head
+        text, embedding = self.rpn.prepare_text(text)
+        levels, repeats = list(features.levels), len(text) // len(features.image_sizes)
+        image_sizes = list(features.image_sizes) * repeats
+        if repeats > 1 and head.tower_reads_text:
+            levels = [level.expand(repeats, -1, -1, -1) for level in levels]
+        state = head.run_tower(levels, text)
         outputs = head.predict(state, embedding, with_class_logits=self.rpn.class_logits_in_inference)
-        anchors = self.rpn.anchor_generator(features, features.levels)
+        if len(levels[0]) < len(text):
+            outputs = repeat_outputs(outputs, repeats)
+        anchors = self.rpn.anchor_generator(ImageList(levels[0], image_sizes), levels)
         detections = self.rpn.select(outputs, anchors, positive_map)
         if not return_features:
             return detections
@@ -330,6 +417,11 @@ class GeneralizedVLRCNN(nn.Module):
         tokens = self.tokenize(sentences, trim=True)
         text = self.encode_tokens(tokens.input_ids, tokens.attention_mask)
         return classes_as_tokens(text, self.knowledge.aggregation, batch_size), positive_map
+
+
+def _forget_acceleration(model: GeneralizedVLRCNN, *_) -> None:
+    if model.acceleration is not None:
+        model.acceleration.forget()
 
 
 def _check_one_text_per_image(text: TextFeatures, num_images: int) -> None:

@@ -36,5 +36,10 @@ class TextFeatures:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def rows(self, index: "Tensor | slice") -> "TextFeatures":
+        """The chosen captions, as a slice or a tensor of their numbers."""
+        values = {name: getattr(self, name) for name in self.keys()}
+        return TextFeatures(**{name: None if value is None else value[index] for name, value in values.items()})
+
     def __len__(self) -> int:
         return self.hidden.shape[0]

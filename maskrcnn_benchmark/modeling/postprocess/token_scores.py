@@ -56,7 +56,7 @@ def build_token_map(
     """
     check_aggregation(aggregation)
     maps = split_maps(positive_map)
-    rows = [_rows(one, num_tokens, aggregation) for one in maps]
+    rows = [label_rows(one, num_tokens, aggregation) for one in maps]
     columns = max((len(row) for row in rows), default=0)
     width = max((len(tokens) for row in rows for _, tokens in row), default=1)
     # One transfer for everything: the label in front of its positions, -1 where there is none.
@@ -120,7 +120,8 @@ def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _rows(positive_map: PositiveMap, num_tokens: int, aggregation: str) -> list[tuple[int, list[int]]]:
+def label_rows(positive_map: PositiveMap, num_tokens: int, aggregation: str) -> list[tuple[int, list[int]]]:
+    """The labels of a map with their token positions, in ascending order; arguments as in `build_token_map`."""
     if aggregation == "ONEHOT":
         return [(token + 1, [token]) for token in range(min(len(positive_map), num_tokens))]
     rows = []

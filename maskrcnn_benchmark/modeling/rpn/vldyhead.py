@@ -217,6 +217,11 @@ class VLDyHead(nn.Module):
             return swint_feature_c4
         return [level.flatten(2).transpose(1, 2) for level in features] if self.shallow else None
 
+    @property
+    def tower_reads_text(self) -> bool:
+        """Whether the tower mixes image and text, so that its image features differ from text to text."""
+        return any(not isinstance(module, DyConv) for module in self.dyhead_tower)
+
     def run_tower(self, features: Sequence[Tensor], text: TextFeatures) -> TowerState:
         """Levels (B, C, H_l, W_l) and text -> both after fusion and dynamic convolutions."""
         return self.dyhead_tower(TowerState(list(features), text.hidden, text.masks, text.aggregate))

@@ -1,0 +1,92 @@
+"""CUDA graphs of functions of tensors: one launch instead of thousands, for shapes that come again."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class _Recording(NamedTuple):
+    graph: torch.cuda.CUDAGraph
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class GraphCache:
+    """Calls a function directly where its shapes are new, and replays a recording of it where they come again.
+
+    The function must take and return tensors on one GPU, launch the same kernels for the same shapes, never wait for
+    the device and never read memory that is gone when it returns. All recordings share one pool of memory, so they
+    must not run at the same time.
+
+    Args:
+        function: tensors -> tuple of tensors; `settings` of a call, which must be hashable, are passed by name.
+        capacity: number of recordings that are kept, the least recently used goes first.
+        direct_calls: how often a shape is computed directly before it is recorded.
+        pool: memory pool to share with other caches of the same thread.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., tuple[Tensor, ...]],
+        *,
+        capacity: int = 16,
+        direct_calls: int = 1,
+        pool: "GraphPool | None" = None,
+    ):
+        self.function, self.capacity, self.direct_calls = function, capacity, direct_calls
+        self.pool = pool or GraphPool()
+        self._calls: dict[Hashable, int] = {}
+        self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._recordings)
+
+    def clear(self) -> None:
+        """Forgets all recordings and gives their memory back to the pool."""
+        self._calls.clear()
+        self._recordings.clear()
+
+    def __call__(self, *inputs: Tensor, **settings: Hashable) -> tuple[Tensor, ...]:
+        """The outputs of the function; they are copies, which later calls leave alone."""
+        if inputs[0].device.type != "cuda":
+            return self.function(*inputs, **settings)
+        key = (*((tuple(x.shape), x.dtype, x.device) for x in inputs), *sorted(settings.items()))
+        if key not in self._recordings:
+            calls = self._calls.get(key, 0)
+            if calls < self.direct_calls:
+                self._calls[key] = calls + 1
+                return self.function(*inputs, **settings)
+            self._record(key, inputs, settings)
+        self._recordings.move_to_end(key)
+        recording = self._recordings[key]
+        for static, given in zip(recording.inputs, inputs, strict=True):
+            static.copy_(given)
+        recording.graph.replay()
+        return tuple(x.clone() for x in recording.outputs)
+
+    def _record(self, key: Hashable, inputs: tuple[Tensor, ...], settings: dict) -> None:
+        while len(self._recordings) >= self.capacity:
+            oldest, _ = self._recordings.popitem(last=False)
+            self._calls.pop(oldest, None)
+        static = tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
+        graph = torch.cuda.CUDAGraph()
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self.pool.handle(), capture_error_mode="thread_local"):
+            outputs = self.function(*static, **settings)
+        self._recordings[key] = _Recording(graph, static, outputs)
+
+
+class GraphPool:
+    """Memory that the recordings of several caches share; taken when first needed."""
+
+    def __init__(self) -> None:
+        self._handle = None
+
+    def handle(self):
+        """The handle that `torch.cuda.graph` takes."""
+        if self._handle is None:
+            self._handle = torch.cuda.graph_pool_handle()
+        return self._handle
