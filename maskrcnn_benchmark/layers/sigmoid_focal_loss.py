@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.ops.sigmoid_focal_loss import sigmoid_focal_loss, token_sigmoid_focal_loss
@@ -17,8 +16,7 @@ class SigmoidFocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """logits (N, C), targets (N,) with 0 for background and -1 for ignored -> scalar."""
-        with torch.autocast(logits.device.type, enabled=False):
-            return sigmoid_focal_loss(logits, targets, self.gamma, self.alpha).sum()
+        return sigmoid_focal_loss(logits, targets, self.gamma, self.alpha).sum()
 
     def extra_repr(self) -> str:
         return f"gamma={self.gamma}, alpha={self.alpha}"
@@ -33,8 +31,7 @@ class TokenSigmoidFocalLoss(nn.Module):
 
     def forward(self, logits: Tensor, targets: Tensor, text_masks: Tensor | None = None) -> Tensor:
         """logits and targets (B, N, T), text_masks (B, T) -> scalar."""
-        with torch.autocast(logits.device.type, enabled=False):
-            return token_sigmoid_focal_loss(logits, targets, text_masks, self.alpha, self.gamma)
+        return token_sigmoid_focal_loss(logits, targets, text_masks, self.alpha, self.gamma)
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, gamma={self.gamma}"

@@ -14,11 +14,14 @@ import importlib
 import logging
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 NAMESPACE = "maskrcnn_benchmark"
+DEVICES = ("cpu", "cuda")
 COMPILED = "csrc"
 PLAIN = "PyTorch"
 
@@ -77,6 +80,27 @@ def qualified(overload: torch._ops.OpOverload) -> str:
     return overload._schema.name
 
 
+def fake(overload: torch._ops.OpOverload) -> Callable[[F], F]:
+    """Decorates the function that makes an empty result of the right shape and dtype, for tracing."""
+    return torch.library.register_fake(qualified(overload), lib=LIBRARY)
+
+
+def autograd(overload: torch._ops.OpOverload, backward: Callable[..., Any], save: Callable[..., None]) -> None:
+    """Registers ``backward(ctx, *grads)``, and ``save(ctx, inputs, output)``, which runs after the operator."""
+    torch.library.register_autograd(qualified(overload), backward, setup_context=save, lib=LIBRARY)
+
+
+def autocast(overload: torch._ops.OpOverload, dtype: torch.dtype) -> None:
+    """Casts floating arguments, float64 excepted, to a dtype wherever autocast is on."""
+    for device in DEVICES:
+        torch.library.register_autocast(qualified(overload), device, dtype, lib=LIBRARY)
+
+
+def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums are held in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 class Backend(NamedTuple):
     """Who computes an operator on a device, and why."""
 
@@ -88,7 +112,7 @@ class Backend(NamedTuple):
 
 def backends() -> list[Backend]:
     """One row for every operator and device, in the order of the schemas."""
-    return [_backend(name, device) for name in SCHEMAS if not name.startswith("_") for device in ("cpu", "cuda")]
+    return [_backend(name, device) for name in SCHEMAS if not name.startswith("_") for device in DEVICES]
 
 
 def _backend(name: str, device: str) -> Backend:
