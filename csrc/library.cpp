@@ -18,10 +18,8 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
       "int groups, int offset_groups, bool needs_input, bool needs_coordinates, bool needs_parameters) "
       "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 
-  m.def("nms(Tensor boxes, Tensor scores, float iou_threshold) -> Tensor");
-  m.def("ml_nms(Tensor boxes, Tensor scores, Tensor labels, float iou_threshold) -> Tensor");
-  m.def("nms_keep_mask(Tensor boxes, Tensor? labels, Tensor valid_counts, float iou_threshold) -> Tensor");
-  m.def("soft_nms(Tensor boxes, Tensor scores, float score_threshold, float sigma) -> (Tensor, Tensor)");
+  m.def("nms_keep_mask(Tensor boxes, Tensor? labels, Tensor? counts, float iou_threshold) -> Tensor");
+  m.def("soft_nms(Tensor boxes, Tensor scores, float score_threshold, float sigma) -> (Tensor, Tensor, Tensor)");
 
   m.def("sigmoid_focal_loss(Tensor logits, Tensor labels, float gamma, float alpha) -> Tensor");
   m.def(
