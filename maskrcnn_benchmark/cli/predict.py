@@ -15,6 +15,7 @@ from maskrcnn_benchmark.cli.console import (
     write,
 )
 from maskrcnn_benchmark.engine.image_io import ImageError, check_image, find_images, load_image
+from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION, PRECISION_NAMES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,6 +65,10 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 1)
     parser.add_argument("--weights", metavar="FILE", help="with --config-file: a checkpoint, instead of --model")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
     parser.add_argument(
+        "--precision", choices=PRECISION_NAMES, default=DEFAULT_PRECISION,
+        help="of the numbers on a GPU; default: %(default)s. A CPU computes in fp32",
+    )  # fmt: skip
+    parser.add_argument(
         "--batch-size", type=count, default=batch_size, metavar="N", help="pictures at a time; default: %(default)s"
     )
 
@@ -101,8 +106,8 @@ def load_detector(args: argparse.Namespace) -> "Detector":
     from maskrcnn_benchmark.engine.detector_api import Detector
 
     if args.config_file is not None:
-        return Detector.from_config_file(args.config_file, args.weights, device=args.device)
-    return Detector.from_pretrained(args.model, device=args.device)
+        return Detector.from_config_file(args.config_file, args.weights, device=args.device, precision=args.precision)
+    return Detector.from_pretrained(args.model, device=args.device, precision=args.precision)
 
 
 def selection(args: argparse.Namespace) -> dict[str, Any]:

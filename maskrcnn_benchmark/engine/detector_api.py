@@ -25,11 +25,13 @@ from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.selection import Selection
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.engine.upload import ImageUpload, split_transforms
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.image_list import to_image_list
+from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.caption import PhraseLike, prompts_from_caption
 from maskrcnn_benchmark.text.class_names import split_class_text
 from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
+from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 
 if TYPE_CHECKING:
     from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
@@ -94,6 +96,7 @@ class Detector:
         max_tokens, separation: how class lists become captions.
         reads_text: the image encoder reads the text as well, so that it runs anew for every caption.
         name: what reports call the model.
+        upload: makes the network's input of resized pictures; `transform` then gives Pillow images.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class Detector:
         separation: str = ". ",
         reads_text: bool = False,
         name: str = "",
+        upload: ImageUpload | None = None,
     ):
         self.model = model.to(device).eval()
         self.transform = transform
@@ -117,21 +121,29 @@ class Detector:
         self.max_tokens, self.separation = max_tokens, separation
         self.reads_text = reads_text
         self.name = name
-        self._texts: dict[str, TextFeatures] = {}
+        self.upload = upload
+        self._texts: dict[tuple[str, ...], TextFeatures] = {}
 
     @classmethod
-    def from_pretrained(cls, name_or_dir: str | Path, device: str | torch.device | None = None) -> "Detector":
+    def from_pretrained(
+        cls,
+        name_or_dir: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        precision: str | None = DEFAULT_PRECISION,
+    ) -> "Detector":
         """A model by name, or from a folder with ``config.yaml`` and one file of weights.
 
         Args:
             name_or_dir: "glip_nano", which is part of the package; a published name such as
                 "glip_tiny_model_o365_goldg_cc_sbu", downloaded when first used; or a folder.
             device: "cpu", "cuda:1", ...; by default a GPU where there is one.
+            precision: on a GPU: "fp16", "bf16", "tf32" or "fp32"; None runs the plain modules as PyTorch is set.
         Raises: ValueError or OSError whose text names the model, file or device that cannot be used.
         """
         target = resolve_device(device)
         files = find_model(name_or_dir)
-        return cls.from_config_file(files.config, files.weights(), device=target, name=files.name)
+        return cls.from_config_file(files.config, files.weights(), device=target, name=files.name, precision=precision)
 
     @classmethod
     def from_config_file(
@@ -141,26 +153,40 @@ class Detector:
         *,
         device: str | torch.device | None = None,
         name: str | None = None,
+        precision: str | None = DEFAULT_PRECISION,
     ) -> "Detector":
         """A model from its configuration and a checkpoint; text encoder folders may be relative to the former."""
         target = resolve_device(device)
         cfg = default_config()
         cfg.merge_from_file(config_file)
         use_local_text_files(cfg, Path(config_file).parent)
-        return cls.from_config(cfg, weights, device=target, name=str(weights) if name is None else name)
+        return cls.from_config(
+            cfg, weights, device=target, name=str(weights) if name is None else name, precision=precision
+        )
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, weights: str | Path | None, *, device: str | torch.device | None = None, name: str = ""
+        cls,
+        cfg: CfgNode,
+        weights: str | Path | None,
+        *,
+        device: str | torch.device | None = None,
+        name: str = "",
+        precision: str | None = DEFAULT_PRECISION,
     ) -> "Detector":
         """A model from a configuration; without ``weights`` it stays as it was built. ``cfg`` is not changed."""
         target = resolve_device(device)
         cfg = cfg.clone()
         cfg.merge_from_list(["MODEL.DEVICE", str(target)])
-        model = load_model(cfg, weights, target)
+        model = load_model(cfg, weights, target).use_precision(precision)
+        transform, upload = build_transforms(cfg, is_train=False), None
+        parts = split_transforms(transform)
+        if target.type == "cuda" and parts is not None:
+            transform, normalize = parts
+            upload = ImageUpload(normalize, target, cfg.DATALOADER.SIZE_DIVISIBILITY)
         return cls(
             model,
-            transform=build_transforms(cfg, is_train=False),
+            transform=transform,
             device=target,
             size_divisible=cfg.DATALOADER.SIZE_DIVISIBILITY,
             nms_threshold=cfg.MODEL.ATSS.NMS_TH,
@@ -168,6 +194,7 @@ class Detector:
             separation=cfg.DATASETS.SEPARATION_TOKENS,
             reads_text=model.backbone.reads_text,
             name=name,
+            upload=upload,
         )
 
     def prepare(self, prompt: PromptLike, *, labels: Sequence[int] | None = None) -> tuple[Prompt, ...]:
@@ -254,8 +281,11 @@ class Detector:
 
     def _predict_batch(self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]]) -> list[list[BoxList]]:
         """For each picture what each of its captions found, in pixels of the resized picture."""
-        tensors = [self.transform(Image.fromarray(image), None)[0].to(self.device) for image in images]
-        batch = to_image_list(tensors, self.size_divisible)
+        batch = self._input([self.transform(Image.fromarray(image), None)[0] for image in images])
+        if len(images) == 1 and not self.reads_text:
+            text = self._encode_text([prompt.caption for prompt in plans[0]])
+            maps = [prompt.label_to_tokens for prompt in plans[0]]
+            return [self.model.detect(self.model.encode_image(batch), text, maps)]
         features = None if self.reads_text else self.model.encode_image(batch)
         parts: list[list[BoxList]] = [[] for _ in images]
         for prompts in zip(*plans, strict=True):  # the first caption of every picture, then the second, ...
@@ -266,16 +296,20 @@ class Detector:
                 found.append(detection)
         return parts
 
+    def _input(self, pictures: list) -> ImageList:
+        """Transformed pictures as a batch on the device."""
+        if self.upload is not None:
+            return self.upload([torch.from_numpy(np.array(picture)) for picture in pictures])
+        return to_image_list([picture.to(self.device) for picture in pictures], self.size_divisible)
+
     def _encode_text(self, captions: list[str]):
-        """The features of the captions; those of a caption shared by the whole batch are remembered."""
-        if len(set(captions)) > 1:
-            return self.model.encode_text(captions)
-        caption = captions[0]
-        if caption not in self._texts:
-            if len(self._texts) >= REMEMBERED_TEXTS:
+        """The features of the captions; those of captions that come again are remembered."""
+        key = tuple(captions[:1] if len(set(captions)) == 1 else captions)
+        if key not in self._texts:
+            while sum(map(len, self._texts)) + len(key) > REMEMBERED_TEXTS and self._texts:
                 self._texts.pop(next(iter(self._texts)))  # the oldest
-            self._texts[caption] = self.model.encode_text([caption])
-        return _repeat(self._texts[caption], len(captions))
+            self._texts[key] = self.model.encode_text(list(key))
+        return _repeat(self._texts[key], len(captions)) if len(key) == 1 else self._texts[key]
 
     def _merge(
         self, found: list[BoxList], plan: Sequence[Prompt], size: tuple[int, int], selection: Selection

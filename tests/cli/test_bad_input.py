@@ -177,7 +177,7 @@ def test_non_latin_prompts_work(folder, fake, text):
 def test_5000_classes(folder, fake, capsys):
     names = [f"{colour} thing number {i}" for i, colour in zip(range(5000), ["red", "blue"] * 2500, strict=True)]
     assert main(command("../good.png", ". ".join(names), "--threshold", "0.85")) == console.OK
-    assert len(fake.model.encoded_images) == 1 and len(fake.model.encoded_texts) > 100
+    assert len(fake.model.encoded_images) == 1 and sum(map(len, fake.model.encoded_texts)) > 100
     assert "1000 boxes" in capsys.readouterr().out
 
 

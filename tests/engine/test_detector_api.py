@@ -86,7 +86,7 @@ def test_a_prompt_for_each_picture_or_one_for_all(detector):
 def test_a_long_prompt_is_split_and_the_picture_is_encoded_once(detector):
     names = [f"strange{i} object{i}" for i in range(200)]
     (found,) = detector.predict(WIDE, names, threshold=0.0)
-    assert len(detector.model.encoded_texts) >= 5 and len(detector.model.encoded_images) == 1
+    assert len(detector.model.encoded_texts[0]) >= 5 and len(detector.model.encoded_images) == 1
     assert sorted(found.labels.tolist()) == list(range(1, 201))
     assert [names[label - 1] for label in found.labels.tolist()] == found.phrases
     assert (found.scores.diff() <= 0).all()

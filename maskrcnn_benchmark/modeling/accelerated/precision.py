@@ -11,7 +11,7 @@ class Precision(NamedTuple):
     """How numbers are kept and multiplied.
 
     Attributes:
-        name: one of `PRECISIONS`.
+        name: one of `PRECISION_NAMES`.
         dtype: of activations and operands of matrix products; sums are float32 in every case.
         dot: how float32 operands are multiplied: rounded to TensorFloat-32 or exactly.
     """
