@@ -7,7 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.modeling.postprocess.select import finish, merge_levels, select_on_level
+from maskrcnn_benchmark.modeling.postprocess.select import (
+    merge_levels,
+    select_on_level,
+    suppress_and_cut,
+    to_box_lists,
+)
 from maskrcnn_benchmark.modeling.postprocess.token_scores import (
     PositiveMap,
     TokenMap,
@@ -116,12 +121,12 @@ class ATSSPostProcessor(nn.Module):
                 )
             )
         candidates = merge_levels(levels, image_sizes, self.min_size)
-        return finish(
+        detections = suppress_and_cut(
             candidates,
-            image_sizes,
             nms_threshold=0 if self.is_raw else self.nms_threshold,
             max_detections=0 if self.is_raw else self.max_detections,
         )
+        return to_box_lists(detections, image_sizes)
 
     def _token_map(self, positive_map: PositiveMaps, logits: Tensor) -> TokenMap:
         if not isinstance(positive_map, TokenMap):
