@@ -1,0 +1,120 @@
+"""Deep fusion with weights of consecutive projections multiplied into one, for one precision."""
+
+import torch
+from torch import Tensor
+
+from maskrcnn_benchmark.modeling.fusion.bi_attention import BiAttentionBlockForCheckpoint, BiMultiHeadAttention
+from maskrcnn_benchmark.ops.kernels.folded_words import LOG2_E, FoldedWords, Limits
+from maskrcnn_benchmark.ops.kernels.image_update import image_update
+from maskrcnn_benchmark.ops.kernels.text_update import pool_locations
+from maskrcnn_benchmark.ops.kernels.word_norm import normalise_words
+
+from .precision import Precision
+from .text import AcceleratedTextLayer, NormWeights, full_product
+
+__all__ = ["AcceleratedFusion", "AcceleratedTextLayer", "supports"]
+
+
+def supports(block: BiAttentionBlockForCheckpoint) -> str | None:
+    """Why a fusion block cannot be accelerated, or None if it can."""
+    if not isinstance(block, BiAttentionBlockForCheckpoint):
+        return f"its fusion is a {type(block).__name__}"
+    if block.separate:
+        return "its fusion treats the levels one by one"
+    attention = block.attn
+    if attention.stable_softmax_2d and (attention.clamp_min or attention.clamp_max):
+        return "its fusion limits similarities from which the largest was subtracted"
+    return None
+
+
+class AcceleratedFusion:
+    """Both directions of attention between locations and words.
+
+    Args:
+        block: one that `supports` accepts; later changes of its weights have no effect.
+        precision: of activations and products.
+    Attributes:
+        norm: LayerNorm of the locations, which whoever makes them has to apply.
+    """
+
+    def __init__(self, block: BiAttentionBlockForCheckpoint, precision: Precision):
+        self.precision = precision
+        self.norm = NormWeights.of(block.layer_norm_v)
+        self.text_norm = NormWeights.of(block.layer_norm_l)
+        attention = block.attn
+        self.num_heads = attention.num_heads
+        self.limits = Limits(attention.clamp_min, attention.clamp_max)
+        fold = _Folding(attention)
+        gamma_v, gamma_l = block.gamma_v.detach().double(), block.gamma_l.detach().double()
+        keys, key_bias, offsets, offset_bias = fold.keys()
+        values, value_bias = fold.values(gamma_v)
+        self.words_weight = torch.cat((keys, values), 1).to(precision.dtype)  # (D, 2 M C)
+        self.words_bias = torch.cat((key_bias, value_bias)).to(precision.dtype)
+        self.offset_weight, self.offset_bias = offsets.float(), offset_bias.float()  # (M, D), (M,)
+        self.image_bias = (attention.out_v_proj.bias.detach().double() * gamma_v).float()
+        pooled, text_bias = fold.pooled(gamma_l)
+        self.pooled_weight, self.text_bias = pooled.to(precision.dtype), text_bias.float()  # (M C, D), (D,)
+
+    def __call__(self, visual: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Locations and words -> both updated.
+
+        Args:
+            visual: (B, N, C) in the precision's type, already normalised with `norm`.
+            text: (B, T, D) float32; text_mask: (B, T) integer or bool, 1 = word.
+        Returns: visual (B, N, C) in the precision's type and text (B, T, D) float32. Words of padding, which nothing
+            reads, are not updated by the locations.
+        """
+        batch, words, _ = text.shape
+        visual, text = visual.contiguous(), text.contiguous()
+        residual, operand, offsets = normalise_words(
+            text, text_mask, *self.text_norm, self.offset_weight, self.offset_bias, self.text_bias, self.precision.dtype
+        )
+        folded = torch.addmm(self.words_bias, operand.flatten(0, 1), self.words_weight)
+        folded = folded.view(batch, words, 2, self.num_heads, visual.shape[-1])
+        seen = FoldedWords(folded, offsets)
+        pooled = pool_locations(visual, seen, self.limits, dot=self.precision.dot)
+        visual = image_update(visual, seen, self.image_bias, self.limits, dot=self.precision.dot)
+        text = full_product(pooled.flatten(0, 1), self.pooled_weight, residual.flatten(0, 1))
+        return visual, text.view(batch, words, -1)
+
+
+class _Folding:
+    """Products of the projections of one attention, in float64."""
+
+    def __init__(self, attention: BiMultiHeadAttention):
+        self.attention, self.shape = attention, (attention.num_heads, attention.head_dim)
+        self.scale = attention.head_dim**-0.5 * LOG2_E
+
+    def _weight(self, name: str) -> Tensor:
+        """(embed_dim, inputs) -> (M, d, inputs)."""
+        return self.attention.get_submodule(name).weight.detach().double().unflatten(0, self.shape)
+
+    def _bias(self, name: str) -> Tensor:
+        """(embed_dim,) -> (M, d)."""
+        return self.attention.get_submodule(name).bias.detach().double().unflatten(0, self.shape)
+
+    def keys(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Words -> keys: weight (D, M C), bias (M C,); to offsets: weight (M, D), bias (M,); in units of log 2."""
+        text, text_bias = self._weight("l_proj") * self.scale, self._bias("l_proj") * self.scale
+        visual, visual_bias = self._weight("v_proj"), self._bias("v_proj")
+        return (
+            torch.einsum("hkt,hkc->thc", text, visual).flatten(1),
+            torch.einsum("hk,hkc->hc", text_bias, visual).flatten(),
+            torch.einsum("hkt,hk->ht", text, visual_bias),
+            (text_bias * visual_bias).sum(1),
+        )
+
+    def values(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Words -> values: weight (D, M C) and bias (M C,), scaled by gamma (C,)."""
+        output = self.attention.out_v_proj.weight.detach().double() * gamma[:, None]
+        output = output.unflatten(1, self.shape)
+        weight = torch.einsum("hkt,chk->thc", self._weight("values_l_proj"), output).flatten(1)
+        return weight, torch.einsum("hk,chk->hc", self._bias("values_l_proj"), output).flatten()
+
+    def pooled(self, gamma: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled locations -> words: weight (M C, D) and bias (D,), scaled by gamma (D,)."""
+        output = self.attention.out_l_proj.weight.detach().double() * gamma[:, None]
+        output = output.unflatten(1, self.shape)
+        weight = torch.einsum("hkc,thk->hct", self._weight("values_v_proj"), output).flatten(0, 1)
+        bias = torch.einsum("hk,thk->t", self._bias("values_v_proj"), output)
+        return weight, bias + self.attention.out_l_proj.bias.detach().double() * gamma
