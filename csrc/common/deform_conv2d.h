@@ -95,9 +95,30 @@ GLIP_HOST_DEVICE bool place_tap(
   return vertical.place(row, g.height) && horizontal.place(column, g.width);
 }
 
+// What a tap gives its offsets (dy, dx) and its mask. sums: over channels, of the gradient of its sample times each of
+// the pixels (low, low), (low, high), (high, low), (high, high) of (y, x).
+template <typename A>
+struct CoordinateGradient {
+  A y = A(0), x = A(0), scale = A(0);
+
+  GLIP_HOST_DEVICE CoordinateGradient() = default;
+  GLIP_HOST_DEVICE CoordinateGradient(
+      const AxisSample<A>& vertical, const AxisSample<A>& horizontal, A mask, const A sums[4]) {
+    A low_row = horizontal.low_weight * sums[0] + horizontal.high_weight * sums[1];
+    A high_row = horizontal.low_weight * sums[2] + horizontal.high_weight * sums[3];
+    A low_column = vertical.low_weight * sums[0] + vertical.high_weight * sums[2];
+    A high_column = vertical.low_weight * sums[1] + vertical.high_weight * sums[3];
+    y = mask * ((vertical.is_high_inside ? high_row : A(0)) - (vertical.is_low_inside ? low_row : A(0)));
+    x = mask * ((horizontal.is_high_inside ? high_column : A(0)) - (horizontal.is_low_inside ? low_column : A(0)));
+    scale = vertical.low_weight * low_row + vertical.high_weight * high_row;
+  }
+};
+
+// Below 2^28 no coordinate of a tap leaves the range of int.
 inline int deform_size(int64_t value, const char* name, int64_t least) {
+  constexpr int64_t most = int64_t(1) << 28;
   STD_TORCH_CHECK(
-      value >= least && value <= std::numeric_limits<int>::max(), name, " must be at least ", least, ", got ", value);
+      value >= least && value <= most, name, " must be between ", least, " and ", most, ", got ", value);
   return static_cast<int>(value);
 }
 
@@ -114,6 +135,11 @@ inline void check_deform_map(const Tensor& map, const char* name, const Tensor& 
       dtype_text(map.scalar_type()));
 }
 
+// The integers of the schema.
+struct DeformSettings {
+  int64_t stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups;
+};
+
 // Checks the arguments of the operator and puts its sizes together.
 inline DeformGeometry deform_geometry(
     const Tensor& input,
@@ -121,14 +147,8 @@ inline DeformGeometry deform_geometry(
     const std::optional<Tensor>& mask,
     const Tensor& weight,
     const std::optional<Tensor>& bias,
-    int64_t stride_h,
-    int64_t stride_w,
-    int64_t pad_h,
-    int64_t pad_w,
-    int64_t dilation_h,
-    int64_t dilation_w,
-    int64_t groups,
-    int64_t offset_groups) {
+    const DeformSettings& settings) {
+  auto [stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups] = settings;
   check_dim(input, "input", 4, "(B, C, H, W)");
   check_dim(weight, "weight", 4, "(O, C / groups, kernel height, kernel width)");
   check_floating(input, "input");
@@ -190,6 +210,12 @@ inline DeformGeometry deform_geometry(
       shape_text(offset),
       " are too large for one image: at most 2^31 - 1 pixels and samples");
   return g;
+}
+
+inline void check_deform_grad(const Tensor& grad, const Tensor& input, const DeformGeometry& g) {
+  check_same_dtype(grad, "grad", input, "input");
+  check_same_device(grad, "grad", input, "input");
+  check_shape(grad, "grad", {g.batch, g.out_channels, g.out_height, g.out_width});
 }
 
 }  // namespace glip

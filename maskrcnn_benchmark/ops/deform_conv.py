@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torchvision
 from torch import Tensor
 
 from maskrcnn_benchmark.ops.deform_conv_rows import Geometry, deform_conv2d_rows
+from maskrcnn_benchmark.ops.library import LIBRARY, define, qualified
+
+# Where a position that is not a number goes, and how far any offset is followed: outside of every map.
+_FAR = 1e8
 
 
 def deform_conv2d(
@@ -22,8 +29,14 @@ def deform_conv2d(
 ) -> Tensor:
     """Convolution whose taps are displaced by `offset` and, if `mask` is given, weighted by it.
 
-    A tap outside the map by a pixel or more samples 0; within that it is interpolated with zeros beyond the border.
-    16-bit numbers are computed in float32; the result is float32 under autocast, else of the dtype of the input.
+    A tap outside the map by a pixel or more, or whose offset is not a number, samples 0 and has no gradient; within
+    that it is interpolated with zeros beyond the border. It is differentiable once.
+
+    Positions, interpolation and sums are of float32 for 16-bit numbers, and `offset` and `mask` may be float32 beside
+    16-bit features. The result has the dtype of the input. Under autocast on a GPU the features and weights are taken
+    in autocast's dtype; on the CPU in float32; offsets and masks keep their precision and the result is float32.
+
+    Channels-last inputs are not copied; the result lies channels-last in memory.
 
     Args:
         input: (B, C, H, W), any memory layout.
@@ -38,35 +51,13 @@ def deform_conv2d(
     """
     geometry = Geometry(_pair(stride), _pair(padding), _pair(dilation))
     _check_shapes(input, offset, weight, bias, mask, geometry)
-    dtype = torch.float32 if input.dtype in (torch.float16, torch.bfloat16) else input.dtype
     device = input.device.type
-    is_autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
-    result_dtype = dtype if is_autocast else input.dtype
-    with torch.autocast(device, enabled=False):
-        input, offset, weight = input.to(dtype), offset.to(dtype).contiguous(), weight.to(dtype)
-        bias = None if bias is None else bias.to(dtype)
-        mask = None if mask is None else mask.to(dtype)
-        if _fits_rows(input, offset, weight, bias, mask):
-            out = deform_conv2d_rows(input, offset, weight, bias, mask, geometry)
-        else:
-            out = torchvision.ops.deform_conv2d(
-                input.contiguous(),
-                offset,
-                weight.contiguous(),
-                bias,
-                mask=None if mask is None else mask.contiguous(),
-                **geometry._asdict(),
-            )
-    return out.to(result_dtype)
-
-
-def _fits_rows(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None) -> bool:
-    """Whether the quick form for CPUs applies: one group, one offset group, no gradients."""
-    needs_gradient = torch.is_grad_enabled() and any(
-        t is not None and t.requires_grad for t in (input, offset, weight, bias, mask)
-    )
-    one_group = weight.shape[1] == input.shape[1] and offset.shape[1] == 2 * weight.shape[2] * weight.shape[3]
-    return input.device.type == "cpu" and one_group and not needs_gradient
+    if not (device in ("cpu", "cuda") and torch.is_autocast_enabled(device)):
+        offset, mask, weight, bias = _match(offset, mask, weight, bias, input.dtype)
+    groups = input.shape[1] // weight.shape[1]
+    offset_groups = offset.shape[1] // (2 * weight.shape[2] * weight.shape[3])
+    settings = (*geometry.stride, *geometry.padding, *geometry.dilation, groups, offset_groups)
+    return _deform_conv2d(input, offset, mask, weight, bias, *settings)
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -113,3 +104,169 @@ def _check_shapes(
     for name, shape in expected.items():
         if actual[name] != shape:
             raise ValueError(f"{name} must have the shape {shape}, got {actual[name]}")
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+
+
+def _match(
+    offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    """The arguments in dtypes that go with features of `dtype`: offsets and masks may be wider."""
+    allowed = (dtype, _wide(dtype))
+    if offset.dtype not in allowed:
+        offset = offset.to(_wide(dtype))
+    if mask is not None and mask.dtype not in allowed:
+        mask = mask.to(_wide(dtype))
+    return offset, mask, weight.to(dtype), None if bias is None else bias.to(dtype)
+
+
+def _near(offset: Tensor) -> Tensor:
+    """Offsets that torchvision and index arithmetic can follow; what was not a number is outside of every map."""
+    return offset.nan_to_num(_FAR).clamp(-_FAR, _FAR)
+
+
+def _plain(
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
+    groups: int,
+    offset_groups: int,
+) -> Tensor:
+    """The operator with torchvision, or row by row on the CPU; 16-bit numbers are computed in float32."""
+    geometry = Geometry((stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w))
+    dtype = input.dtype
+    offset = _near(offset.to(_wide(dtype)))
+    input, weight = input.to(_wide(dtype)), weight.to(_wide(dtype))
+    mask, bias = (None if t is None else t.to(_wide(dtype)) for t in (mask, bias))
+    if input.device.type == "cpu" and groups == offset_groups == 1 and input.shape[0]:
+        out = deform_conv2d_rows(input, offset.contiguous(), weight, bias, mask, geometry)
+    else:
+        tensors = (t if t is None else t.contiguous() for t in (input, offset, weight, bias))
+        mask = None if mask is None else mask.contiguous()
+        out = torchvision.ops.deform_conv2d(*tensors, mask=mask, **geometry._asdict())
+    return _channels_last(out).to(dtype)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """(B, C, H, W) with the strides of a (B, H, W, C) tensor, as the kernels return it."""
+    return tensor.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def _plain_backward(
+    grad: Tensor,
+    input: Tensor,
+    offset: Tensor,
+    mask: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    *settings: int,
+) -> tuple[Tensor, ...]:
+    """The backward pass with torchvision's; an empty tensor stands for a gradient that nobody needs."""
+    *integers, needs_input, needs_coordinates, needs_parameters = settings
+    wide = _wide(input.dtype)
+    near = _near(offset.to(wide))
+    scale = near.new_zeros((input.shape[0], 1)) if mask is None else mask.to(wide)
+    shift = weight.new_zeros(weight.shape[0], dtype=wide) if bias is None else bias.to(wide)
+    tensors = (t.contiguous() for t in (grad.to(wide), input.to(wide), weight.to(wide), near, scale, shift))
+    grad_input, grad_weight, grad_offset, grad_mask, grad_bias = torch.ops.torchvision._deform_conv2d_backward(
+        *tensors, *integers, mask is not None
+    )
+    grad_offset = torch.where(offset.isfinite(), grad_offset, 0)
+    return (
+        _or_empty(_channels_last(grad_input), input, needs_input),
+        _or_empty(grad_offset, offset, needs_coordinates),
+        _or_empty(grad_mask, offset if mask is None else mask, needs_coordinates and mask is not None),
+        _or_empty(grad_weight, weight, needs_parameters),
+        _or_empty(grad_bias, weight, needs_parameters and bias is not None),
+    )
+
+
+def _or_empty(gradient: Tensor, like: Tensor, is_needed: int) -> Tensor:
+    return gradient.to(like.dtype) if is_needed else like.new_empty(0)
+
+
+_SETTINGS = (
+    "int stride_h, int stride_w, int pad_h, int pad_w, int dilation_h, int dilation_w, int groups, int offset_groups"
+)
+_deform_conv2d = define(
+    f"deform_conv2d(Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, {_SETTINGS}) -> Tensor",
+    _plain,
+)
+_deform_conv2d_backward = define(
+    "_deform_conv2d_backward(Tensor grad, Tensor input, Tensor offset, Tensor? mask, Tensor weight, Tensor? bias, "
+    f"{_SETTINGS}, bool needs_input, bool needs_coordinates, bool needs_parameters) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _plain_backward,
+)
+
+
+@torch.library.register_fake(qualified(_deform_conv2d))
+def _fake(
+    input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *settings: int
+) -> Tensor:
+    batch, _, out_height, out_width = offset.shape
+    return input.new_empty(batch, out_height, out_width, weight.shape[0]).permute(0, 3, 1, 2)
+
+
+@torch.library.register_fake(qualified(_deform_conv2d_backward))
+def _fake_backward(grad: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
+    input, offset, mask, weight, bias = arguments[:5]
+    needs_input, needs_coordinates, needs_parameters = arguments[-3:]
+    batch, channels, height, width = input.shape
+    maps = offset if mask is None else mask
+    return (
+        _or_empty(input.new_empty(batch, height, width, channels).permute(0, 3, 1, 2), input, needs_input),
+        _or_empty(offset.new_empty(offset.shape), offset, needs_coordinates),
+        _or_empty(maps.new_empty(maps.shape), maps, needs_coordinates and mask is not None),
+        _or_empty(weight.new_empty(weight.shape), weight, needs_parameters),
+        _or_empty(weight.new_empty(weight.shape[0]), weight, needs_parameters and bias is not None),
+    )
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:5])
+    ctx.settings = inputs[5:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    needs_input, needs_offset, needs_mask, needs_weight, needs_bias = ctx.needs_input_grad[:5]
+    needs = (needs_input, needs_offset or needs_mask, needs_weight or needs_bias)
+    gradients = _deform_conv2d_backward(grad, *ctx.saved_tensors, *ctx.settings, *needs)
+    is_needed = ctx.needs_input_grad[:5]
+    return (*(g if needed else None for g, needed in zip(gradients, is_needed, strict=True)), *[None] * 8)
+
+
+def _twice(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
+    raise NotImplementedError("deform_conv2d is differentiable once: its backward pass has no gradient")
+
+
+torch.library.register_autograd(qualified(_deform_conv2d), _backward, setup_context=_setup_context)
+torch.library.register_autograd(qualified(_deform_conv2d_backward), _twice)
+
+
+def _autocast(device: str) -> Callable[..., Tensor]:
+    def cast(
+        input: Tensor, offset: Tensor, mask: Tensor | None, weight: Tensor, bias: Tensor | None, *settings: int
+    ) -> Tensor:
+        dtype = input.dtype
+        if dtype != torch.float64:
+            dtype = torch.get_autocast_dtype(device) if device == "cuda" else torch.float32
+        others = _match(offset, mask, weight, bias, dtype)
+        with torch.autocast(device, enabled=False):
+            return _deform_conv2d(input.to(dtype), *others, *settings).to(_wide(dtype))
+
+    return cast
+
+
+LIBRARY.impl("deform_conv2d", _autocast("cpu"), "AutocastCPU")
+LIBRARY.impl("deform_conv2d", _autocast("cuda"), "AutocastCUDA")
