@@ -20,8 +20,10 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one line for each fact."""
-    for name, value in facts().items():
-        write(f"{name + ':':<16}{value}")
+    found = facts()
+    width = max(map(len, found)) + 2
+    for name, value in found.items():
+        write(f"{name + ':':<{width}}{value}")
     return OK
 
 
@@ -30,6 +32,7 @@ def facts() -> dict[str, str]:
     import torch
 
     from maskrcnn_benchmark.engine.model_files import ASSETS, EMBEDDED
+    from maskrcnn_benchmark.ops import library
 
     found = {
         "glip": f"{__version__} in {Path(__file__).resolve().parents[1]}",
@@ -44,7 +47,7 @@ def facts() -> dict[str, str]:
         found[f"cuda:{index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     for name in EMBEDDED:
         found[name] = "present" if (ASSETS / name).is_dir() else "missing from this installation"
-    return found
+    return {**found, **library.describe()}
 
 
 def _version(package: str) -> str:

@@ -13,15 +13,19 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from torch.autograd.function import once_differentiable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NAMESPACE = "maskrcnn_benchmark"
 DEVICES = ("cpu", "cuda")
+COMPILED_MODULE = "maskrcnn_benchmark._C"
 COMPILED = "csrc"
 PLAIN = "PyTorch"
 
@@ -36,7 +40,7 @@ def _load() -> str | None:
     if choice:
         return "GLIP_OPS=python hides the compiled library"
     try:
-        importlib.import_module("maskrcnn_benchmark._C")
+        importlib.import_module(COMPILED_MODULE)
     except ModuleNotFoundError:
         return "the compiled library was not built: pip install --no-build-isolation . with a C++ compiler"
     except ImportError as error:
@@ -86,8 +90,32 @@ def fake(overload: torch._ops.OpOverload) -> Callable[[F], F]:
 
 
 def autograd(overload: torch._ops.OpOverload, backward: Callable[..., Any], save: Callable[..., None]) -> None:
-    """Registers ``backward(ctx, *grads)``, and ``save(ctx, inputs, output)``, which runs after the operator."""
-    torch.library.register_autograd(qualified(overload), backward, setup_context=save, lib=LIBRARY)
+    """Makes an operator differentiable, once.
+
+    `torch.library.register_autograd` does the same with twice the overhead in Python, which is more than the kernels of
+    a loss take.
+
+    Args:
+        backward: ``backward(ctx, *grads)`` returns a gradient or None for every argument.
+        save: ``save(ctx, inputs, output)`` runs after the operator and keeps what `backward` needs.
+    """
+
+    def forward(ctx: Any, *inputs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = overload(*inputs)
+        save(ctx, inputs, output)
+        return output
+
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
+    function: Any = type(f"{overload._schema.name.rpartition(':')[2]}_autograd", (torch.autograd.Function,), methods)
+
+    def dispatch(*inputs: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):
+            return function.apply(*inputs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return overload(*inputs)
+
+    LIBRARY.impl(overload, dispatch, "Autograd")
 
 
 def autocast(overload: torch._ops.OpOverload, dtype: torch.dtype) -> None:
@@ -111,20 +139,27 @@ class Backend(NamedTuple):
 
 
 def backends() -> list[Backend]:
-    """One row for every operator and device, in the order of the schemas."""
+    """One row for every operator and device, in the order in which `maskrcnn_benchmark.ops` defines them."""
     return [_backend(name, device) for name in SCHEMAS if not name.startswith("_") for device in DEVICES]
 
 
+def describe() -> dict[str, str]:
+    """Operator -> who serves it on which device and why, preceded by the state of the compiled library."""
+    lines = {"operators": MISSING_REASON or str(sys.modules[COMPILED_MODULE].__file__)}
+    for operator, rows in groupby(backends(), key=lambda row: row.operator):
+        lines[operator] = ", ".join(f"{row.device}: {row.served_by} ({row.reason})" for row in rows)
+    return lines
+
+
 def _backend(name: str, device: str) -> Backend:
-    if torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device.upper()):
+    if _has_kernel(name, device):
         return Backend(name, device, COMPILED, "compiled kernel")
-    return Backend(name, device, PLAIN, MISSING_REASON or _no_kernel_reason(device))
+    if MISSING_REASON:
+        return Backend(name, device, PLAIN, "no compiled library")
+    if any(_has_kernel(other, device) for other in SCHEMAS):
+        return Backend(name, device, PLAIN, f"the compiled library has no {device} kernel of it")
+    return Backend(name, device, PLAIN, f"the compiled library was built without {device}")
 
 
-def _no_kernel_reason(device: str) -> str:
-    has_any = any(
-        torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device.upper()) for name in SCHEMAS
-    )
-    if has_any:
-        return f"the compiled library has no {device} kernel of it"
-    return f"the compiled library was built without {device} (no nvcc, or WITH_CUDA=0)"
+def _has_kernel(name: str, device: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"{NAMESPACE}::{name}", device.upper())
