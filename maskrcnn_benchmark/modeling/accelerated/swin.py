@@ -17,7 +17,9 @@ from maskrcnn_benchmark.modeling.backbone.swin import (
     SwinTransformerBlock,
     WindowAttention,
 )
+from maskrcnn_benchmark.ops.kernels.gelu import gelu_
 from maskrcnn_benchmark.ops.kernels.patch_embedding import patch_embedding
+from maskrcnn_benchmark.ops.kernels.swin_mlp import MlpWeights, is_worthwhile, swin_mlp
 from maskrcnn_benchmark.ops.kernels.swin_norm import LayerNormWeights, add_layer_norm, merge_layer_norm
 from maskrcnn_benchmark.ops.kernels.window_attention import window_attention
 
@@ -61,6 +63,17 @@ class LinearWeights(NamedTuple):
         return F.linear(x, self.weight, self.bias)
 
 
+class Tokens(NamedTuple):
+    """Tokens (B * H * W, C) as the sum of a residual in float32 and a branch in the type of the operands.
+
+    One of the two may be None; normed, if it is there, is the next LayerNorm of the sum.
+    """
+
+    residual: Tensor | None
+    branch: Tensor | None
+    normed: Tensor | None
+
+
 class _Block:
     """The prepared weights of a SwinTransformerBlock."""
 
@@ -71,14 +84,21 @@ class _Block:
         self.qkv = LinearWeights.of(block.attn.qkv, dtype)
         self.position_bias = block.attn.relative_position_bias().detach().float().contiguous()
         self.proj = LinearWeights.of(block.attn.proj, dtype, block.gamma)
-        self.fc1, self.fc2 = LinearWeights.of(block.mlp.fc1, dtype), LinearWeights.of(block.mlp.fc2, dtype, block.gamma)
+        self.mlp: MlpWeights | None = None
+        if is_worthwhile(block.mlp.fc1.in_features, block.mlp.fc1.out_features, dtype):
+            self.mlp = MlpWeights.of(block.mlp.fc1, block.mlp.fc2, dtype, block.gamma)
+        else:
+            self.fc1 = LinearWeights.of(block.mlp.fc1, dtype)
+            self.fc2 = LinearWeights.of(block.mlp.fc2, dtype, block.gamma)
 
-    def __call__(self, residual: Tensor | None, branch: Tensor | None, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Tokens (B * H * W, C) as a sum of residual (float32) and branch -> the same after the block."""
+    def __call__(self, tokens: Tokens, size: tuple[int, int], next_norm: LayerNormWeights | None) -> Tokens:
+        """Tokens of a (H, W) map -> after the block; next_norm is the first LayerNorm of the next block, if any."""
         dtype = self.precision.dtype
-        residual, x = add_layer_norm(residual, branch, self.norm1, dtype)
-        x = window_attention(
-            self.qkv(x),
+        residual, _, normed = tokens
+        if normed is None:
+            residual, normed = add_layer_norm(residual, tokens.branch, self.norm1, dtype)
+        attended = window_attention(
+            self.qkv(normed),
             self.qkv.bias,
             self.position_bias,
             size,
@@ -86,9 +106,11 @@ class _Block:
             self.shift,
             dot=self.precision.dot,
         )
-        residual, x = add_layer_norm(residual, self.proj(x), self.norm2, dtype)
-        hidden = torch.ops.aten.gelu_(self.fc1(x))
-        return residual, self.fc2(hidden)
+        if self.mlp is not None:
+            residual, normed = swin_mlp(residual, self.proj(attended), self.norm2, self.mlp, next_norm)
+            return Tokens(residual, None, normed)
+        residual, normed = add_layer_norm(residual, self.proj(attended), self.norm2, dtype)
+        return Tokens(residual, self.fc2(gelu_(self.fc1(normed))), None)
 
 
 class AcceleratedSwin:
@@ -132,21 +154,21 @@ class AcceleratedSwin:
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Images (B, 3, H, W), normalised -> maps (B, H_l, W_l, C_l), contiguous, finest first."""
         size = (-(-images.shape[2] // self.patch_size), -(-images.shape[3] // self.patch_size))
-        residual: Tensor | None = self._embed(images, size)
-        branch: Tensor | None = None
+        tokens = Tokens(self._embed(images, size), None, None)
         outputs = []
         for i, (blocks, merge) in enumerate(zip(self.stages, self.merges, strict=True)):
-            for block in blocks:
-                residual, branch = block(residual, branch, size)
-            assert residual is not None
+            next_norms = [block.norm1 for block in blocks[1:]] + [None]
+            for block, next_norm in zip(blocks, next_norms, strict=True):
+                tokens = block(tokens, size, next_norm)
             if i in self.out_stages:
-                outputs.append(self._output(i, residual, branch).unflatten(0, (images.shape[0], *size)))
+                outputs.append(self._output(i, tokens).unflatten(0, (images.shape[0], *size)))
             if i == self.last_stage:
                 break
             if merge is not None:
                 norm, reduction = merge
-                branch = reduction(merge_layer_norm(residual, branch, norm, self.precision.dtype, size))
-                residual, size = None, ((size[0] + 1) // 2, (size[1] + 1) // 2)
+                joined = merge_layer_norm(tokens.residual, tokens.branch, norm, self.precision.dtype, size)
+                tokens = Tokens(None, reduction(joined), None)
+                size = ((size[0] + 1) // 2, (size[1] + 1) // 2)
         return outputs
 
     def _embed(self, images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -159,7 +181,8 @@ class AcceleratedSwin:
         position = F.interpolate(self.position.float(), size=size, mode="bicubic").flatten(2).transpose(1, 2)
         return (tokens.unflatten(0, (images.shape[0], -1)) + position).flatten(0, 1)
 
-    def _output(self, stage: int, residual: Tensor, branch: Tensor | None) -> Tensor:
+    def _output(self, stage: int, tokens: Tokens) -> Tensor:
+        residual, branch, _ = tokens
         norm = self.out_norms[stage]
         if norm is not None:
             return add_layer_norm(residual, branch, norm, self.precision.dtype, needs_total=False)[1]

@@ -10,7 +10,10 @@ from interpreted import check_interpreted
 from torch import nn
 
 from maskrcnn_benchmark.modeling.backbone.swin import SwinTransformerBlock, shifted_window_mask
+from maskrcnn_benchmark.ops.kernels import swin_mlp as mlp_kernel
+from maskrcnn_benchmark.ops.kernels.gelu import gelu_
 from maskrcnn_benchmark.ops.kernels.patch_embedding import patch_embedding, patch_embedding_reference
+from maskrcnn_benchmark.ops.kernels.swin_mlp import MlpWeights, split_width, swin_mlp, swin_mlp_reference
 from maskrcnn_benchmark.ops.kernels.swin_norm import (
     LayerNormWeights,
     add_layer_norm,
@@ -162,3 +165,61 @@ def test_upsample_add_repeats_where_the_size_doubles(device):
     fine, coarse = random(1, 4, 6, 8, device=device), random(1, 2, 3, 8, device=device, seed=1)
     enlarged = F.interpolate(coarse.permute(0, 3, 1, 2), scale_factor=2).permute(0, 2, 3, 1)
     torch.testing.assert_close(upsample_add(fine, coarse), fine + enlarged, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_gelu(device, dtype):
+    """Numbers of every sign and size, a length that no block divides: only the rounding of the type is left."""
+    x = torch.linspace(-12, 12, 5003, device=device).to(dtype)
+    x[:4] = torch.tensor([6e4, 1e3, -6e4, 0.0]).to(dtype)
+    expected = F.gelu(x.double())
+    ours = gelu_(x.clone()).double()
+    bound = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8}[dtype] * expected.abs() + 5e-6
+    assert ((ours - expected).abs() <= bound).all()
+
+
+def mlp_case(rows, width, dtype, device):
+    torch.manual_seed(0)
+    fc1, fc2 = nn.Linear(width, 4 * width, device=device), nn.Linear(4 * width, width, device=device)
+    mlp = MlpWeights.of(fc1, fc2, dtype, gamma=torch.rand(width, device=device))
+    residual = random(rows, width, device=device)
+    return residual, random(rows, width, device=device, dtype=dtype, seed=1), norm_weights(width, device), mlp
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("width", [32, 48, 96])
+@pytest.mark.parametrize("tiling", [None, mlp_kernel.Tiling(128, 64, 8, 2)])
+def test_swin_mlp(device, dtype, width, tiling):
+    residual, branch, norm, mlp = mlp_case(75, width, dtype, device)
+    next_norm = LayerNormWeights(norm.bias, norm.weight, 1e-3)
+    total, normed = swin_mlp(residual, branch, norm, mlp, next_norm, tiling=tiling)
+    expected_total, expected = swin_mlp_reference(residual, branch, norm, mlp, next_norm)
+    torch.testing.assert_close(total, expected_total, rtol=0, atol=1e-5 if dtype == torch.float32 else 5e-3)
+    assert_near(normed, expected, scale=10 if dtype == torch.float32 else 1)
+    alone, nothing = swin_mlp(residual, branch, norm, mlp, None, tiling=tiling)
+    assert nothing is None
+    torch.testing.assert_close(alone, total, rtol=0, atol=0)
+
+
+def test_swin_mlp_reference_is_a_residual_branch(device):
+    torch.manual_seed(0)
+    block = SwinTransformerBlock(32, 2, 7, shift=False, layer_scale=0.5).to(device)
+    residual, branch = random(9, 32, device=device), random(9, 32, device=device, seed=1)
+    mlp = MlpWeights.of(block.mlp.fc1, block.mlp.fc2, torch.float32, block.gamma)
+    total, _ = swin_mlp_reference(residual, branch, LayerNormWeights.of(block.norm2), mlp, None)
+    x = residual + branch
+    torch.testing.assert_close(total, block.residual(x, block.mlp(block.norm2(x)), block.gamma), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("width", "parts"), [(16, (16, 0)), (48, (32, 16)), (96, (64, 32)), (128, (128, 0)), (192, (128, 64))]
+)
+def test_split_width(width, parts):
+    assert split_width(width) == parts
+
+
+@pytest.mark.parametrize("width", [8, 24, 112])
+def test_widths_that_do_not_split(width):
+    with pytest.raises(ValueError, match=f"width={width} "):
+        split_width(width)
+    assert not mlp_kernel.is_worthwhile(width, 4 * width, torch.float16)
