@@ -16,6 +16,7 @@ from torch import Tensor
 from .triton_support import jit, next_power_of_2, runs_kernels, tl, triton
 
 EMPTY = -1.0  # below every rank
+PADDING = -2.0  # below EMPTY
 MAX_CLASSES = 256  # columns of one tile; more take the definition
 BLOCK_ROWS, BLOCK_TOKENS = 64, 32
 
@@ -87,7 +88,8 @@ def _rank_kernel(
     center = tl.load(centerness + image * centerness_image + location, mask=is_used, other=0.0)
     rank = tl.where(is_candidate, score * _probability(center)[:, None], -1.0)
     if locations is None:
-        tl.store(ranks + image * ranks_image + rows, tl.max(rank, 1), mask=rows < num_rows)
+        best = tl.where(is_used, tl.max(rank, 1), -2.0)
+        tl.store(ranks + image * ranks_image + rows, best, mask=rows < num_rows)
     else:
         place = image * ranks_image + rows.to(tl.int64)[:, None] * num_classes + classes[None, :]
         tl.store(ranks + place, rank, mask=(rows < num_rows)[:, None] & (classes < num_classes)[None, :])
@@ -108,11 +110,11 @@ def rank_locations(logits: Tensor, centerness: Tensor, matrix: Tensor, threshold
         logits, centerness, matrix, threshold: as in `rank_pairs`.
         width: number of columns W >= N of the result.
 
-    Returns: (B, W) float32, EMPTY from column N on.
+    Returns: (B, W) float32, PADDING from column N on.
     """
     if not _runs(logits, matrix):
         best = ranks_reference(logits, centerness, matrix, threshold).amax(-1)
-        return torch.nn.functional.pad(best, (0, width - best.shape[1]), value=EMPTY)
+        return torch.nn.functional.pad(best, (0, width - best.shape[1]), value=PADDING)
     ranks = torch.empty(len(logits), width, dtype=torch.float32, device=logits.device)
     _launch(logits, centerness, matrix, threshold, None, ranks)
     return ranks

@@ -5,7 +5,12 @@ import torch
 from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
-from maskrcnn_benchmark.modeling.accelerated.selection import SelectionSettings, select_detections, to_box_lists
+from maskrcnn_benchmark.modeling.accelerated.selection import (
+    SelectionSettings,
+    best_locations,
+    select_detections,
+    to_box_lists,
+)
 from maskrcnn_benchmark.modeling.anchors import AnchorGenerator
 from maskrcnn_benchmark.modeling.box_coder import CenterBoxCoder
 from maskrcnn_benchmark.modeling.rpn.inference import ATSSPostProcessor
@@ -105,6 +110,16 @@ def test_more_candidates_than_a_level_may_have_and_hardly_any(device):
     assert many == [100 + 100 + 100 + 6 * 8 + 2 * 8] * 2
     assert max(check(Case(bias=-7.0), device)) < 30
     assert check(Case(bias=-30.0), device) == [0, 0]
+
+
+def test_locations_are_chosen_in_their_own_levels_even_where_nothing_is_found(device):
+    logits, _, centerness, _, shape, matrix, *_ = Case(bias=-30.0).arguments(device)
+    chosen = best_locations(logits, centerness, matrix, shape, 0.05, 20).cpu()
+    for level, (start, length) in enumerate(zip(shape.starts, shape.lengths, strict=True)):
+        for locations in chosen[:, level].tolist():
+            used = locations[: min(20, length)]
+            assert used == sorted(set(used)) and start <= used[0] and used[-1] < start + length
+            assert set(locations[length:]) <= {-1}
 
 
 def test_equal_scores_go_by_location_and_column(device):

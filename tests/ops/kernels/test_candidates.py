@@ -5,7 +5,7 @@ import torch
 from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.ops.kernels import candidates
-from maskrcnn_benchmark.ops.kernels.candidates import EMPTY, rank_locations, rank_pairs, ranks_reference
+from maskrcnn_benchmark.ops.kernels.candidates import EMPTY, PADDING, rank_locations, rank_pairs, ranks_reference
 
 THRESHOLD = 0.3
 
@@ -37,7 +37,7 @@ def check(logits, centerness, matrix):
     assert (everything > 0).any() and (everything == EMPTY).any()
     found = rank_locations(logits, centerness, matrix, THRESHOLD, logits.shape[1] + 9)
     close(found[:, :-9], everything.amax(-1))
-    assert (found[:, -9:] == EMPTY).all()
+    assert (found[:, -9:] == PADDING).all()
     pairs = rank_pairs(logits, centerness, matrix, THRESHOLD, locations)
     close(pairs, chosen_ranks(logits, centerness, matrix, locations))
     best = found.gather(1, locations.clamp(min=0)).masked_fill(locations < 0, EMPTY)
