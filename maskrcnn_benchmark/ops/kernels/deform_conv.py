@@ -1,0 +1,392 @@
+"""Deformable convolution of channels-last rows: many calls in one launch, sampling fused with the matrix product.
+
+A program makes a block of output locations: for every tap it gathers the four pixels around each sampling position,
+interpolates them in float32 and multiplies the sampled block with the weights of the tap (arXiv:1811.11168). Nothing
+of the size of the columns (locations x taps x channels) is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .deform_sampling import gather_samples, load_offsets, sample_points
+from .triton_support import jit, runs_kernels, tl
+
+TASK_FIELDS = 10
+COLUMN_ROWS = 16  # of a program that stores sampled columns
+
+
+class ConvTask(NamedTuple):
+    """One convolution of a launch. Starts count rows (locations) or numbers from the beginning of an image.
+
+    Attributes:
+        input_start, height, width: first row and size of the input map.
+        out_start, out_height, out_width: the same of the output.
+        stride: of both axes.
+        weight: index of the weights.
+        offset_start: first number of the offsets, stored (2 * taps, out_height * out_width).
+        mask_start: first number of the mask, stored (taps, out_height * out_width).
+    """
+
+    input_start: int
+    height: int
+    width: int
+    out_start: int
+    out_height: int
+    out_width: int
+    stride: int
+    weight: int
+    offset_start: int
+    mask_start: int
+
+
+class Tuning(NamedTuple):
+    """How a launch is cut: locations and input channels of a step, channels between two computations of the sampling
+    positions, warps, stages of the loop, and whether pixels are read by plain loads or by 16-byte instructions that the
+    compiler does not move through shared memory."""
+
+    block_rows: int
+    block_channels: int
+    chunk: int
+    num_warps: int
+    num_stages: int
+    direct: bool
+
+
+TUNINGS = {
+    torch.bfloat16: Tuning(128, 64, 128, 8, 2, True),
+    torch.float16: Tuning(128, 64, 128, 8, 2, True),
+    torch.float32: Tuning(128, 32, 64, 8, 2, True),
+}
+
+
+def block_table(counts: list[int], block_rows: int) -> list[tuple[int, int]]:
+    """(task, first row within it) of every block of rows; `counts` are the rows of the tasks."""
+    return [(task, row) for task, count in enumerate(counts) for row in range(0, count, block_rows)]
+
+
+def int_table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """Rows of numbers as the kernels read them."""
+    return torch.tensor(rows, dtype=torch.int32).to(device)
+
+
+@jit
+def store_partial_sums(
+    partials: tl.tensor, x: tl.tensor, shares: tl.tensor, used: tl.tensor, channels: tl.tensor, C: tl.constexpr
+) -> None:
+    """Of the rows of x (rows, channels) in use: sum, squared distance from their mean, sum weighted by `shares`."""
+    total = tl.sum(tl.where(used[:, None], x, 0.0), 0)
+    number = tl.sum(tl.where(used, 1.0, 0.0), 0)
+    centred = tl.where(used[:, None], x - (total / number)[None, :], 0.0)
+    tl.store(partials + channels, total)
+    tl.store(partials + C + channels, tl.sum(centred * centred, 0))
+    tl.store(partials + 2 * C + channels, tl.sum(tl.where(used[:, None], x * shares[:, None], 0.0), 0))
+
+
+@jit
+def _deform_conv_kernel(
+    pixels: tl.tensor,
+    offsets: tl.tensor,
+    masks: tl.tensor,
+    weight: tl.tensor,
+    bias: tl.tensor,
+    shares: tl.tensor,
+    out: tl.tensor,
+    partials: tl.tensor,
+    tasks: tl.tensor,
+    blocks: tl.tensor,
+    num_blocks: int,
+    pixel_stride: int,
+    offset_stride: int,
+    mask_stride: int,
+    out_stride: int,
+    C: tl.constexpr,
+    OUT: tl.constexpr,
+    TAPS: tl.constexpr,
+    TAPS_X: tl.constexpr,
+    PADDING: tl.constexpr,
+    DILATION: tl.constexpr,
+    HAS_MASK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_PARTIALS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+    BLOCK_OUT: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+    CHUNK: tl.constexpr,
+    STAGES: tl.constexpr,
+    DOT: tl.constexpr,
+    DIRECT: tl.constexpr,
+) -> None:
+    block = tl.program_id(0) % num_blocks
+    image = (tl.program_id(0) // num_blocks).to(tl.int64)
+    task = tasks + tl.load(blocks + 2 * block) * 10
+    first_place = tl.load(blocks + 2 * block + 1)
+    input_start, height, width = tl.load(task), tl.load(task + 1), tl.load(task + 2)
+    out_start, out_height, out_width = tl.load(task + 3), tl.load(task + 4), tl.load(task + 5)
+    stride, weight_index = tl.load(task + 6), tl.load(task + 7)
+    offsets += image * offset_stride + tl.load(task + 8)
+    masks += image * mask_stride + tl.load(task + 9)
+    pixels += image * pixel_stride + input_start * C
+
+    count = out_height * out_width
+    places = first_place + tl.arange(0, BLOCK_ROWS)
+    used = places < count
+    first_y = (places // out_width) * stride - PADDING
+    first_x = (places % out_width) * stride - PADDING
+    out_channels = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
+    depth = tl.arange(0, BLOCK_CHANNELS)
+    weight += (weight_index * OUT + out_channels[None, :]) * (TAPS * C) + depth[:, None]
+
+    SPLITS: tl.constexpr = C // CHUNK
+    sums = tl.zeros((BLOCK_ROWS, BLOCK_OUT), tl.float32)
+    for step in tl.range(0, TAPS * SPLITS, num_stages=STAGES):
+        tap = step // SPLITS
+        first_channel = (step % SPLITS) * CHUNK
+        dy, dx, share = load_offsets(offsets, masks, places, used, tap, count, HAS_MASK)
+        index_a, index_b, index_c, index_d, wa, wb, wc, wd = sample_points(
+            dy, dx, share, tap, first_y, first_x, height, width, TAPS_X, DILATION
+        )
+        for part in tl.static_range(0, CHUNK, BLOCK_CHANNELS):
+            kernel = tl.load(weight + tap * C + first_channel + part)
+            samples = gather_samples(
+                pixels + first_channel + part,
+                index_a,
+                index_b,
+                index_c,
+                index_d,
+                wa,
+                wb,
+                wc,
+                wd,
+                C,
+                BLOCK_ROWS,
+                BLOCK_CHANNELS,
+                DIRECT,
+            )
+            sums = tl.dot(samples.to(kernel.dtype), kernel, sums, input_precision=DOT)
+
+    if HAS_BIAS:
+        sums += tl.load(bias + weight_index * OUT + out_channels)[None, :]
+    out += image * out_stride + out_start * OUT
+    tl.store(out + places[:, None] * OUT + out_channels[None, :], sums.to(out.dtype.element_ty), mask=used[:, None])
+    if HAS_PARTIALS:
+        weights = tl.load(shares + out_start + places, mask=used, other=0.0)
+        partials += (image * num_blocks + block) * (3 * OUT)
+        store_partial_sums(partials, sums, weights, used, out_channels, OUT)
+
+
+@jit
+def _columns_kernel(
+    pixels: tl.tensor,
+    offsets: tl.tensor,
+    out: tl.tensor,
+    tasks: tl.tensor,
+    blocks: tl.tensor,
+    num_blocks: int,
+    pixel_stride: int,
+    offset_stride: int,
+    out_rows: int,
+    C: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr,
+) -> None:
+    """The sampled columns (images, out_rows, 9, C) of 3x3 convolutions with padding 1: one tap of a part of a block."""
+    block = tl.program_id(0) % num_blocks
+    image = (tl.program_id(0) // num_blocks).to(tl.int64)
+    tap = tl.program_id(1)
+    task = tasks + tl.load(blocks + 2 * block) * 10
+    first_place = tl.load(blocks + 2 * block + 1)
+    height, width, out_start = tl.load(task + 1), tl.load(task + 2), tl.load(task + 3)
+    out_width, stride = tl.load(task + 5), tl.load(task + 6)
+    count = tl.load(task + 4) * out_width
+    offsets += image * offset_stride
+    pixels += image * pixel_stride + tl.load(task) * C
+    places = first_place + tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    used = places < count
+    dy, dx, share = load_offsets(
+        offsets + tl.load(task + 8), offsets + tl.load(task + 9), places, used, tap, count, True
+    )
+    first_y, first_x = (places // out_width) * stride - 1, (places % out_width) * stride - 1
+    index_a, index_b, index_c, index_d, wa, wb, wc, wd = sample_points(
+        dy, dx, share, tap, first_y, first_x, height, width, 3, 1
+    )
+    samples = gather_samples(pixels, index_a, index_b, index_c, index_d, wa, wb, wc, wd, C, BLOCK_ROWS, C, False)
+    row = image * out_rows + out_start + places
+    target = out + ((row * 9 + tap) * C)[:, None] + tl.arange(0, C)[None, :]
+    tl.store(target, samples.to(out.dtype.element_ty), mask=used[:, None])
+
+
+def deform_columns(
+    pixels: Tensor, offsets: Tensor, tasks: Tensor, blocks: Tensor, block_rows: int, rows: int
+) -> Tensor:
+    """Sampled inputs of modulated 3x3 convolutions with padding 1: (B, rows, 9 * C), taps outermost.
+
+    Args: as `deform_conv_rows`; block_rows: what `blocks` was made for; rows: outputs of all tasks of an image.
+    """
+    batch, _, channels = pixels.shape
+    columns = pixels.new_empty(batch, rows, 9 * channels)
+    _columns_kernel[(batch * len(blocks), 9, block_rows // COLUMN_ROWS)](
+        pixels,
+        offsets,
+        columns,
+        tasks,
+        blocks,
+        len(blocks),
+        pixels.stride(0),
+        offsets.stride(0),
+        rows,
+        channels,
+        COLUMN_ROWS,
+    )
+    return columns
+
+
+def deform_conv_rows(
+    pixels: Tensor,
+    offsets: Tensor,
+    masks: Tensor | None,
+    weight: Tensor,
+    bias: Tensor | None,
+    tasks: Tensor,
+    blocks: Tensor,
+    out: Tensor,
+    *,
+    tuning: Tuning,
+    dot: str = "tf32",
+    taps: tuple[int, int] = (3, 3),
+    padding: int = 1,
+    dilation: int = 1,
+    shares: Tensor | None = None,
+) -> Tensor | None:
+    """Deformable convolutions of one launch, written into `out`.
+
+    Args:
+        pixels: (B, N, C), the maps of an image one after the other, channels last; C a power of 2.
+        offsets, masks: (B, numbers), placed as the tasks say; without masks every tap counts fully.
+        weight: (number, O, taps * C) of the type of the pixels; bias: (number, O) in float32.
+        tasks: (number, TASK_FIELDS) int32 rows of `ConvTask`; blocks: (number, 2) int32, see `block_table`.
+        out: (B, R, O).
+        tuning, dot: how to compute; dot is the input precision of float32 products.
+        shares: (R,) float32 weights of the outputs.
+
+    Returns: with shares (B, number of blocks, 3, O) float32, see `store_partial_sums`, else None.
+    """
+    batch, _, channels = pixels.shape
+    out_channels = weight.shape[1]
+    partials = None if shares is None else pixels.new_empty(batch, len(blocks), 3, out_channels, dtype=torch.float32)
+    block_channels = min(tuning.block_channels, channels)
+    block_out = min(256, out_channels)
+    _deform_conv_kernel[(batch * len(blocks), out_channels // block_out)](
+        pixels,
+        offsets,
+        offsets if masks is None else masks,
+        weight,
+        bias,
+        shares,
+        out,
+        partials,
+        tasks,
+        blocks,
+        len(blocks),
+        pixels.stride(0),
+        offsets.stride(0),
+        0 if masks is None else masks.stride(0),
+        out.stride(0),
+        C=channels,
+        OUT=out_channels,
+        TAPS=taps[0] * taps[1],
+        TAPS_X=taps[1],
+        PADDING=padding,
+        DILATION=dilation,
+        HAS_MASK=masks is not None,
+        HAS_BIAS=bias is not None,
+        HAS_PARTIALS=shares is not None,
+        BLOCK_ROWS=tuning.block_rows,
+        BLOCK_OUT=block_out,
+        BLOCK_CHANNELS=block_channels,
+        CHUNK=max(block_channels, min(tuning.chunk, channels)),
+        STAGES=tuning.num_stages,
+        DOT=dot,
+        DIRECT=tuning.direct and pixels.is_cuda,
+        num_warps=tuning.num_warps,
+    )
+    return partials
+
+
+def rows_of_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Weights (O, C, kh, kw) -> (O, kh * kw * C), taps outermost, as the kernels read them."""
+    return weight.detach().permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()
+
+
+@lru_cache(maxsize=64)
+def _single_task(
+    size: tuple[int, int], out_size: tuple[int, int], stride: int, block_rows: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    task = ConvTask(0, *size, 0, *out_size, stride, 0, 0, 0)
+    blocks = block_table([out_size[0] * out_size[1]], block_rows)
+    return int_table([task], device), int_table(blocks, device)
+
+
+def fits_channels_last(input: Tensor, weight: Tensor, offset: Tensor) -> bool:
+    """Whether `deform_conv2d_channels_last` can take these; it makes no gradients."""
+    out_channels, channels, kernel_height, kernel_width = weight.shape
+    return (
+        runs_kernels(input)
+        and input.dtype in TUNINGS
+        and input.is_contiguous(memory_format=torch.channels_last)
+        and input.shape[1] == channels
+        and offset.shape[1] == 2 * kernel_height * kernel_width
+        and channels >= 16
+        and channels & (channels - 1) == 0
+        and out_channels >= 16
+        and out_channels & (out_channels - 1) == 0
+        and input[0].numel() < 2**31
+    )
+
+
+def deform_conv2d_channels_last(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    dot: str = "tf32",
+    tuning: Tuning | None = None,
+) -> Tensor:
+    """`ops.deform_conv2d` without gradients for one group, one offset group and channels-last maps.
+
+    Samples are interpolated in float32, rounded to the type of the input for the matrix product and summed in float32.
+
+    Args: as `ops.deform_conv2d`; `fits_channels_last` says what it takes. dot: input precision of float32 products.
+
+    Returns: (B, O, H', W'), channels last, of the type of the input.
+    """
+    batch, channels, height, width = input.shape
+    out_size = (offset.shape[2], offset.shape[3])
+    tuning = tuning or TUNINGS[input.dtype]
+    tasks, blocks = _single_task((height, width), out_size, stride, tuning.block_rows, input.device)
+    out = input.new_empty(batch, out_size[0] * out_size[1], len(weight))
+    deform_conv_rows(
+        input.permute(0, 2, 3, 1).flatten(1, 2),
+        offset.flatten(1).contiguous(),
+        None if mask is None else mask.flatten(1).contiguous(),
+        rows_of_weight(weight, input.dtype)[None],
+        None if bias is None else bias.detach().float()[None],
+        tasks,
+        blocks,
+        out,
+        tuning=tuning,
+        dot=dot,
+        taps=(weight.shape[2], weight.shape[3]),
+        padding=padding,
+        dilation=dilation,
+    )
+    return out.unflatten(1, out_size).permute(0, 3, 1, 2)
