@@ -2,66 +2,33 @@
 
 python benchmarks/detector.py --batch-size 8 --dtype bfloat16 --device cuda
 
-The prompt is the 80 COCO names. Without --weights the parameters are those of the parity tests, a formula of their
-names, with which about as many boxes are found as by a trained model. The picture is that of the tests, resized.
+The plain modules, also on a CPU; `inference.py` compares them with the accelerated ones on a GPU. The prompt is the 80
+COCO names. Without --weights the parameters are those of the parity tests, a formula of their names.
 """
 
 import argparse
-import json
 import os
-import runpy
 import sys
 from contextlib import nullcontext
 
 import numpy as np
 import torch
+import workload
 from measure import ROOT, Timing, machine, time_runs
-from PIL import Image
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.config import default_config
-from maskrcnn_benchmark.data.transforms import Normalize, ToTensor
-from maskrcnn_benchmark.modeling.detector import build_detection_model
-from maskrcnn_benchmark.utils.weight_conversion import load_weights
-
-GOLDEN = ROOT / "tests" / "golden"
 HEADER = (
     "| configuration | picture | batch | dtype | ms / call: median (fastest - slowest) of runs | pictures / s "
     "| text ms | image ms | detect ms | boxes | memory GiB |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 
 
-def fill_parameters(model: nn.Module, config_name: str) -> None:
-    """Gives every parameter the values that the parity tests use."""
-    recipe = runpy.run_path(str(GOLDEN / "weights_recipe.py"))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(recipe["fill"](name, tuple(parameter.shape))))
-        model.rpn.head.bias0.fill_(recipe["BIAS0"].get(config_name, recipe["DEFAULT_BIAS0"]))
-
-
 def build(args: argparse.Namespace) -> tuple[nn.Module, Tensor]:
     """The detector in eval mode and a batch of pictures (B, 3, H, W)."""
-    cfg = default_config()
-    cfg.merge_from_file(args.config_file)
-    for key in ("MODEL_TYPE", "TOKENIZER_TYPE"):
-        cfg.merge_from_list([f"MODEL.LANGUAGE_BACKBONE.{key}", args.text_encoder])
-    model = build_detection_model(cfg)
-    if args.weights:
-        load_weights(model, args.weights)
-    else:
-        fill_parameters(model, os.path.splitext(os.path.basename(args.config_file))[0])
-    height, width = args.size
-    picture = Image.open(GOLDEN / "img_a.png").convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
-    tensor, _ = ToTensor()(picture, None)
-    tensor, _ = Normalize(cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD, format="bgr255")(tensor, None)
-    return model.to(args.device).eval(), tensor[None].repeat(args.batch_size, 1, 1, 1).to(args.device)
-
-
-def coco_prompt() -> tuple[str, dict[int, list[int]]]:
-    """The caption of the 80 COCO names and its map from labels to tokens."""
-    record = json.loads((GOLDEN / "text" / "tokenization.json").read_text())["coco80"]["queries"][0]
-    return record["caption"], {int(label): tokens for label, tokens in record["positive_map_label_to_token"].items()}
+    device = torch.device(args.device)
+    work = workload.build(args.config_file, device, weights=args.weights, text_encoder=args.text_encoder)
+    sizes = [tuple(args.size)] * args.batch_size
+    return work.model, work.upload(workload.pictures(sizes, 0, pinned=False)).tensors
 
 
 @torch.inference_mode()
@@ -69,8 +36,8 @@ def row(args: argparse.Namespace) -> str:
     """Measures and returns one line of the table under HEADER."""
     device = torch.device(args.device)
     model, images = build(args)
-    caption, labels = coco_prompt()
-    captions = [caption] * len(images)
+    prompt = workload.coco_prompt(model.tokenizer)
+    captions, labels = [prompt.caption] * len(images), prompt.label_to_tokens
 
     def precision():
         if args.dtype == "float32":
@@ -119,7 +86,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", default=str(ROOT / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml"))
     parser.add_argument("--weights", help="a checkpoint; default: the parameters of the parity tests")
-    parser.add_argument("--text-encoder", default=str(GOLDEN / "bert"), help="name or folder of the text encoder")
+    parser.add_argument(
+        "--text-encoder", default=str(workload.GOLDEN / "bert"), help="name or folder of the text encoder"
+    )
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")

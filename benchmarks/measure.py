@@ -23,10 +23,19 @@ class Timing(NamedTuple):
     runs: int
 
 
-def time_runs(function: Callable[[], object], device: torch.device, *, runs: int = 20, warm_up: int = 3) -> Timing:
-    """Wall-clock time of calls that begin and end with an idle device."""
+def time_runs(
+    function: Callable[[], object],
+    device: torch.device,
+    *,
+    runs: int = 20,
+    warm_up: int = 3,
+    prepare: Callable[[], object] | None = None,
+) -> Timing:
+    """Wall-clock time of calls that begin and end with an idle device; `prepare` runs before each, untimed."""
     seconds = []
     for run in range(warm_up + runs):
+        if prepare is not None:
+            prepare()
         synchronise(device)
         start = time.perf_counter()
         function()

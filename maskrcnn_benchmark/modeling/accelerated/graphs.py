@@ -12,6 +12,7 @@ class _Recording(NamedTuple):
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    resources: object
 
 
 class GraphCache:
@@ -26,6 +27,8 @@ class GraphCache:
         capacity: number of recordings that are kept, the least recently used goes first.
         direct_calls: how often a shape is computed directly before it is recorded.
         pool: memory pool to share with other caches of the same thread.
+        resources: settings -> what the function reads beside its inputs and is kept as long as the recording, such as
+            tables that depend on the settings.
     """
 
     def __init__(
@@ -35,9 +38,10 @@ class GraphCache:
         capacity: int = 16,
         direct_calls: int = 1,
         pool: "GraphPool | None" = None,
+        resources: Callable[..., object] | None = None,
     ):
         self.function, self.capacity, self.direct_calls = function, capacity, direct_calls
-        self.pool = pool or GraphPool()
+        self.pool, self.resources = pool or GraphPool(), resources
         self._calls: dict[Hashable, int] = {}
         self._recordings: OrderedDict[Hashable, _Recording] = OrderedDict()
 
@@ -76,7 +80,8 @@ class GraphCache:
         torch.cuda.synchronize()
         with torch.cuda.graph(graph, pool=self.pool.handle(), capture_error_mode="thread_local"):
             outputs = self.function(*static, **settings)
-        self._recordings[key] = _Recording(graph, static, outputs)
+        resources = None if self.resources is None else self.resources(**settings)
+        self._recordings[key] = _Recording(graph, static, outputs, resources)
 
 
 class GraphPool:

@@ -1,0 +1,159 @@
+"""The accelerated detector: text, images and detections, each stage a CUDA graph where its shapes come again."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
+from maskrcnn_benchmark.modeling.postprocess.token_scores import PositiveMap, label_rows, split_maps, to_device
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+from . import fpn, head, swin
+from .fpn import AcceleratedFPN
+from .graphs import GraphCache, GraphPool
+from .head import AcceleratedHead
+from .precision import Precision
+from .pyramid import PyramidShape
+from .selection import SelectionSettings, select_detections, to_box_lists
+from .swin import AcceleratedSwin
+from .text import AcceleratedTextEncoder, supports_text
+
+CLASS_BUCKET = 16  # the number of classes is padded to a multiple of it, so that recordings fit more prompts
+GRAPHED_AGGREGATIONS = ("MEAN", "ONEHOT")
+
+
+def why_not_accelerated(model: nn.Module) -> str | None:
+    """Why the inference of a GeneralizedVLRCNN cannot be accelerated, or None if it can."""
+    parts = (
+        ("image encoder", swin.supports(model.backbone.body)),
+        ("feature pyramid", fpn.supports(model.backbone.fpn)),
+        ("text encoder", supports_text(model.language_backbone.body)),
+        ("head", head.supports(model.rpn.head)),
+    )
+    for name, reason in parts:
+        if reason is not None:
+            return f"{name}: {reason}"
+    if model.rpn.box_selector_test.score_agg not in GRAPHED_AGGREGATIONS:
+        return f"DYHEAD.SCORE_AGG {model.rpn.box_selector_test.score_agg!r}"
+    return "TEST.USE_MULTISCALE" if model.rpn.box_selector_test.is_raw else None
+
+
+@contextlib.contextmanager
+def float32_products(precision: Precision) -> Iterator[None]:
+    """Lets float32 matrix products and convolutions be TensorFloat-32 or exact, as the precision says."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision.dot == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+class AcceleratedDetector:
+    """Inference with the weights that a GeneralizedVLRCNN has when this is made.
+
+    Args:
+        model: a detector that `why_not_accelerated` accepts, on a GPU, in eval mode.
+        precision: of activations and products.
+        use_graphs: record CUDA graphs of shapes that come again.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision, *, use_graphs: bool = True):
+        self.precision = precision
+        self.text_encoder = AcceleratedTextEncoder(model.language_backbone.body, precision)
+        self.fpn = AcceleratedFPN(model.backbone.fpn, precision)
+        self.body = AcceleratedSwin(model.backbone.body, precision, num_maps=self.fpn.num_maps)
+        self.head = AcceleratedHead(model.rpn.head, precision)
+        self.anchors = model.rpn.anchor_generator
+        self.selection = SelectionSettings.of(model.rpn.box_selector_test)
+        self.aggregation = model.rpn.box_selector_test.score_agg
+        self._shapes: dict[tuple[int, int], PyramidShape] = {}
+        pool = GraphPool()
+        direct_calls = 1 if use_graphs else 1 << 62
+        self._text = GraphCache(self._encode_tokens, pool=pool, direct_calls=direct_calls)
+        self._images = GraphCache(self._encode_images, pool=pool, direct_calls=direct_calls)
+        self._detect = GraphCache(self._find, pool=pool, direct_calls=direct_calls, resources=self.head.tables)
+
+    def encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
+        """Token ids and mask (P, T) -> text features."""
+        with float32_products(self.precision):
+            hidden, embedded, aggregate = self._text(input_ids, attention_mask)
+        return TextFeatures(aggregate=aggregate, embedded=embedded, masks=attention_mask, hidden=hidden)
+
+    def encode_images(self, images: Tensor) -> tuple[Tensor, PyramidShape]:
+        """Normalised images (B, 3, H, W) -> features (B, N, C) of all levels, and where the levels lie."""
+        with float32_products(self.precision):
+            (visual,) = self._images(images)
+        return visual, self._shapes[images.shape[2], images.shape[3]]
+
+    def detect(
+        self,
+        visual: Tensor,
+        shape: PyramidShape,
+        image_sizes: Sequence[tuple[int, int]],
+        text_features: TextFeatures,
+        embedding: Tensor,
+        positive_map: PositiveMap | Sequence[PositiveMap] | None,
+    ) -> list[BoxList]:
+        """Features (B, N, C) and texts -> detections, best first; one list for each text.
+
+        image_sizes: (height, width) of the images without padding. With one image there may be several texts.
+        """
+        hidden, masks = text_features.hidden, text_features.masks
+        sizes = list(image_sizes) * (len(hidden) if len(image_sizes) == 1 else 1)
+        matrix, labels = token_matrices(
+            positive_map, hidden.shape[1], aggregation=self.aggregation, device=visual.device
+        )
+        if matrix.shape[0] not in (1, len(sizes)):
+            raise ValueError(f"{matrix.shape[0]} positive maps for a batch of {len(sizes)} images")
+        limits = to_device(torch.tensor([[width - 1.0, height - 1.0] for height, width in sizes]), visual.device)
+        anchors = torch.cat(self.anchors.grid_anchors(shape.sizes, visual.device))
+        with float32_products(self.precision):
+            found = self._detect(visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape)
+        return to_box_lists(found, sizes)
+
+    def predictions(self, visual: Tensor, shape: PyramidShape, text_features: TextFeatures, embedding: Tensor):
+        """The raw predictions behind `detect`; see `AcceleratedHead`."""
+        with float32_products(self.precision):
+            return self.head(visual, shape, text_features.hidden, text_features.masks, embedding)
+
+    def _encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        features = self.text_encoder({"input_ids": input_ids, "attention_mask": attention_mask})
+        return features.hidden, features.embedded, features.aggregate
+
+    def _encode_images(self, images: Tensor) -> tuple[Tensor]:
+        visual, shape = self.fpn(self.body(images))
+        self._shapes[images.shape[2], images.shape[3]] = shape
+        return (visual,)
+
+    def _find(self, visual, hidden, masks, embedding, matrix, labels, limits, anchors, *, shape: PyramidShape):
+        predictions = self.head(visual, shape, hidden, masks, embedding)
+        return tuple(select_detections(*predictions, anchors, shape, matrix, labels, limits, self.selection))
+
+
+def token_matrices(
+    positive_map: PositiveMap | Sequence[PositiveMap] | None,
+    num_tokens: int,
+    *,
+    aggregation: str,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Positive maps -> weights (S, T, C) of the tokens in the mean of each class, and labels (S, C), 0 where unused.
+
+    C is a multiple of CLASS_BUCKET.
+    """
+    rows = [label_rows(one, num_tokens, aggregation) for one in split_maps(positive_map)]
+    columns = max((len(row) for row in rows), default=0)
+    columns = max(-(-columns // CLASS_BUCKET), 1) * CLASS_BUCKET
+    matrix = np.zeros((len(rows), num_tokens, columns), dtype=np.float32)
+    labels = np.zeros((len(rows), columns), dtype=np.int64)
+    for s, row in enumerate(rows):
+        for column, (label, tokens) in enumerate(row):
+            labels[s, column] = label
+            for token in tokens:
+                matrix[s, token, column] += 1.0 / len(tokens)
+    return to_device(torch.from_numpy(matrix), device), to_device(torch.from_numpy(labels), device)
