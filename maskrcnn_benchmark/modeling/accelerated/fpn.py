@@ -47,7 +47,7 @@ class _Convolution:
 
 
 class AcceleratedFPN:
-    """`FPN.forward` with channels last and in one precision; weights are copied at construction.
+    """`FPN.forward` with channels last and in one precision; weights are prepared once: build it again after they change.
 
     Args:
         fpn: in evaluation mode, on the device of the maps.

@@ -114,7 +114,7 @@ class _Block:
 
 
 class AcceleratedSwin:
-    """`SwinTransformer.forward` with channels last and in one precision; weights are copied at construction.
+    """`SwinTransformer.forward` with channels last and in one precision; weights are prepared once: build it again after they change.
 
     Args:
         body: in evaluation mode, on the device of the images.

@@ -72,6 +72,25 @@ def test_half_precision_body_errs_no_more_than_autocast(device, name):
         assert error <= 1.1**2 * (slow - reference).pow(2).mean()
 
 
+@pytest.mark.gpu
+def test_replayed_graph_reads_new_images():
+    device, precision = torch.device("cuda"), find_precision("bf16")
+    swin = AcceleratedSwin(small_body().to(device), precision)
+    fpn = FPN([16, 32, 64], 24, top_blocks=LastLevelP6P7(24, 24)).to(device).eval()
+    pyramid = AcceleratedFPN(fpn, precision)
+    images = small_images(device)
+    for _ in range(2):
+        pyramid(swin(images))
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        visual, _ = pyramid(swin(images))
+    images.copy_(images.flip(0) * 0.5)
+    graph.replay()
+    expected, _ = pyramid(swin(images))
+    torch.testing.assert_close(visual, expected, rtol=0, atol=0.02 * expected.abs().max().item())
+
+
 @torch.no_grad()
 def test_coarse_maps_alone(device):
     body, images = small_body().to(device), small_images(device)
