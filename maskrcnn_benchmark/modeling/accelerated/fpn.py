@@ -47,7 +47,9 @@ class _Convolution:
 
 
 class AcceleratedFPN:
-    """`FPN.forward` with channels last and in one precision; weights are prepared once: build it again after they change.
+    """`FPN.forward` with channels last and in one precision.
+
+    Weights are prepared at construction and read no more after it.
 
     Args:
         fpn: in evaluation mode, on the device of the maps.

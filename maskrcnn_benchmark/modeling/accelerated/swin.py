@@ -114,7 +114,9 @@ class _Block:
 
 
 class AcceleratedSwin:
-    """`SwinTransformer.forward` with channels last and in one precision; weights are prepared once: build it again after they change.
+    """`SwinTransformer.forward` with channels last and in one precision.
+
+    Weights are prepared at construction and read no more after it.
 
     Args:
         body: in evaluation mode, on the device of the images.
