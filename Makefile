@@ -4,7 +4,7 @@
 #   make test        the tests, without those marked slow
 #   make test-all    every test
 #   make lint        ruff, formatting, mypy, duplicate blocks
-#   make build       install the package again from the working tree
+#   make build       install the package again from the working tree, and build the operators of csrc/
 #   make bench       measure speed, print the rows
 #   make clean       remove what the targets made, .venv included
 #
@@ -18,7 +18,9 @@ SEED ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready-$(shell cat constraints.txt pyproject.toml setup.py | cksum | cut -d ' ' -f 1)
+BUILD_INPUTS := constraints.txt pyproject.toml setup.py build_backend.py $(sort $(wildcard csrc/*.* csrc/*/*.*))
+READY := $(VENV)/.ready-$(shell cat $(BUILD_INPUTS) | cksum | cut -d ' ' -f 1)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 DEMO := demo_output
 
 .PHONY: demo test test-all lint build bench clean setup
@@ -32,7 +34,8 @@ $(READY):
 	@echo "Setting up $(VENV): installing the pinned packages, about two minutes on a fast connection"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "$(PYTHON) -m venv failed: install the venv module of this Python (on Debian and Ubuntu: python3-venv)" >&2; exit 1; }
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@$(INSTALL) setuptools ninja torch
+	@$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@rm -f $(VENV)/.ready-* && touch $@
 
 demo: $(READY)
@@ -52,10 +55,10 @@ lint: $(READY)
 	$(BIN)/python .ci/duplicate_blocks.py --lines 10 tests
 
 build: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --editable .
+	$(INSTALL) --no-build-isolation --no-deps --editable .
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info maskrcnn_benchmark/_C*.so .pytest_cache .mypy_cache .ruff_cache

@@ -9,11 +9,9 @@ neither nothing is built and the operators run on their plain PyTorch implementa
     TORCH_CUDA_ARCH_LIST       GPUs to build for, by default those of this machine, else "8.0;9.0+PTX"
     CC, CXX, MAX_JOBS          compilers, and how many of them run at a time where ninja is installed
 
-The headers are those of the installed PyTorch. They are looked up in the environment as well, where pip's build
-isolation hides it: the library must not be built against another one.
+The headers are those of the PyTorch that is installed; build_backend.py finds it.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -23,9 +21,14 @@ import sysconfig
 import warnings
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+from build_backend import compiler, find_torch, has_compiler  # noqa: E402  the folder was not on the path before
+
 SOURCES = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # PyTorch 2.11 and newer
 DEFAULT_ARCHITECTURES = "8.0;9.0+PTX"
@@ -39,20 +42,13 @@ def choice(variable: str) -> bool | None:
     return bool(int(value)) if value else None
 
 
-def show_environment() -> None:
-    """Makes PyTorch and ninja of the environment visible in an isolated build."""
-    for folder in (sysconfig.get_path("platlib"), sysconfig.get_path("purelib")):
-        if importlib.util.find_spec("torch") is None and (Path(folder) / "torch").is_dir():
-            sys.path.append(folder)
-    os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")))
-
-
 def missing_requirement() -> str | None:
     """What prevents building anything, or None."""
-    compiler = os.environ.get("CXX", "c++").split()[0]
-    if shutil.which(compiler) is None:
-        return f"there is no C++ compiler ({compiler})"
-    if importlib.util.find_spec("torch") is None:
+    if not (SOURCES / "library.cpp").is_file():
+        return f"the sources are missing from {SOURCES}"
+    if not has_compiler():
+        return f"there is no C++ compiler ({compiler()})"
+    if not find_torch():
         return "PyTorch is not installed in this environment yet"
     return None
 
@@ -165,17 +161,28 @@ def cuda_toolkit() -> tuple[str | None, str | None]:
     return home, reason
 
 
+def refusal(reason: str):
+    """A command build_ext that fails."""
+
+    class RefuseToBuild(build_ext):
+        def run(self) -> None:
+            raise SystemExit(f"GLIP_BUILD_OPS=1, but {reason}")
+
+    return RefuseToBuild
+
+
 def operators() -> dict:
     """The arguments of setup() that build the operators, none where nothing can be built."""
     if choice("GLIP_BUILD_OPS") is False:
         return {}
-    show_environment()
     reason = missing_requirement()
     if reason is None:
+        # ninja may be installed in the environment without being on the path.
+        os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")))
         toolkit = cuda_toolkit()
         return {"ext_modules": [extension(None)], "cmdclass": {"build_ext": build_command(*toolkit)}}
     if choice("GLIP_BUILD_OPS"):
-        raise SystemExit(f"GLIP_BUILD_OPS=1, but {reason}")
+        return {"ext_modules": [Extension("maskrcnn_benchmark._C", [])], "cmdclass": {"build_ext": refusal(reason)}}
     warnings.warn(f"the operators are not built, they will run on plain PyTorch: {reason}", stacklevel=1)
     return {}
 
