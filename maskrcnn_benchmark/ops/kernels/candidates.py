@@ -45,7 +45,6 @@ def _rank_kernel(
     totals_image: int,
     ranks_image: int,
     threshold: float,
-    token_blocks: tl.constexpr,
     block_rows: tl.constexpr,
     block_tokens: tl.constexpr,
     block_classes: tl.constexpr,
@@ -61,8 +60,8 @@ def _rank_kernel(
         location = tl.load(locations + image * num_rows + rows, mask=rows < num_rows, other=-1)
         is_used = location >= 0
     sums = tl.zeros((block_rows, block_classes), tl.float32)
-    for block in range(token_blocks):
-        tokens = block * block_tokens + tl.arange(0, block_tokens)
+    for start in range(0, num_tokens, block_tokens):
+        tokens = start + tl.arange(0, block_tokens)
         is_token = tokens < num_tokens
         x = tl.load(
             logits + image * logits_image + location[:, None] * logits_row + tokens[None, :],
@@ -175,7 +174,6 @@ def _launch(
         totals.stride(0) if len(totals) > 1 else 0,
         ranks.stride(0),
         threshold,
-        triton.cdiv(logits.shape[2], BLOCK_TOKENS),
         BLOCK_ROWS,
         BLOCK_TOKENS,
         block_classes,
