@@ -1,7 +1,11 @@
-"""The network of a configuration with the weights of the recipe, and what flows through it, stage by stage."""
+"""The network of a configuration with the weights of the recipe, and what flows through it, stage by stage.
+
+With GLIP_PARITY_DEVICE=cuda in the environment the networks run there, in float32 without TensorFloat-32.
+"""
 
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +25,9 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 GLIP_T = "glip_Swin_T_O365_GoldG"
+DEVICE = torch.device(os.environ.get("GLIP_PARITY_DEVICE", "cpu"))
+if DEVICE.type == "cuda":
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def model_config(name: str, *options):
@@ -42,7 +49,7 @@ def build_golden_model(cfg, bias0: float | None = None) -> GeneralizedVLRCNN:
             parameter.copy_(torch.from_numpy(fill(name, tuple(parameter.shape))))
         if bias0 is not None:
             model.rpn.head.bias0.fill_(bias0)
-    return model.eval()
+    return model.to(DEVICE).eval()
 
 
 @functools.lru_cache(maxsize=1)
@@ -160,7 +167,7 @@ def assert_same_detections(
     )
     assert len(boxes) == len(theirs_boxes), f"{prefix}: {len(boxes)} detections, recorded {len(theirs_boxes)}"
     free = np.ones(len(boxes), dtype=bool)
-    ours_boxes, ours_labels, ours_scores = boxes.numpy(), labels.numpy(), scores.numpy()
+    ours_boxes, ours_labels, ours_scores = (part.cpu().numpy() for part in (boxes, labels, scores))
     missing = []
     for i in range(len(theirs_boxes)):
         near = np.abs(ours_boxes - theirs_boxes[i]).max(1) <= TOLERANCES["boxes"].atol

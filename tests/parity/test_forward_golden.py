@@ -7,6 +7,7 @@ import torch
 from golden.weights_recipe import BIAS0
 from golden_tools import TOLERANCES, assert_golden, load_golden
 from parity.model_golden import (
+    DEVICE,
     GLIP_T,
     assert_same_detections,
     build_golden_model,
@@ -46,7 +47,7 @@ def run(name: str):
     npz, facts = load_golden(f"forward_{name}.npz"), golden_json(f"forward_{name}.json")
     image, original_size = golden_image(model_config(name), facts["image"])
     model = forward_model(name)
-    images = to_image_list([image], 32)
+    images = to_image_list([image], 32).to(DEVICE)
     with torch.no_grad(), recorded_stages(model) as stages:
         anchors = {}
         handle = model.rpn.anchor_generator.register_forward_hook(lambda _m, _i, out: anchors.update(all=out))
@@ -150,7 +151,8 @@ def test_trimmed_text_gives_the_same_detections():
     image, _ = golden_image(model_config(GLIP_T), facts["image"])
     positive_map = label_map(facts["positive_map_label_to_token"])
     with torch.no_grad():
-        detections = model(to_image_list([image], 32), captions=[facts["caption"]], positive_map=positive_map)[0]
+        images = to_image_list([image], 32).to(DEVICE)
+        detections = model(images, captions=[facts["caption"]], positive_map=positive_map)[0]
     assert_detections(detections, npz, "det.MEAN.cuda_nms.img0", original_size)
 
 
@@ -160,7 +162,7 @@ def test_two_padded_pictures_with_two_captions():
     npz, facts = load_golden(f"forward_{name}.npz"), golden_json(f"forward_{name}.json")
     cfg = model_config(GLIP_T)
     pictures = [golden_image(cfg, picture) for picture in facts["images"]]
-    images = to_image_list([tensor for tensor, _ in pictures], 32)
+    images = to_image_list([tensor for tensor, _ in pictures], 32).to(DEVICE)
     assert tuple(images.tensors.shape) == tuple(npz["batch.shape"])
     positive_map = label_map(facts["positive_map_label_to_token(shared by both images)"])
     model = forward_model(GLIP_T)

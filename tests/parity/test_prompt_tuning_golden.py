@@ -7,6 +7,7 @@ import torch
 from golden.weights_recipe import fill
 from golden_tools import assert_golden, load_golden
 from parity.model_golden import (
+    DEVICE,
     GLIP_T,
     assert_same_detections,
     build_golden_model,
@@ -47,7 +48,8 @@ def run(case: str):
     with torch.no_grad(), recorded_stages(model) as stages:
         prompt.copy_(torch.from_numpy(fill(PROMPT, tuple(prompt.shape))) if case == "tunable" else prompt * 0)
         positive_map = label_map(facts["positive_map_label_to_token"])
-        detections = model(to_image_list([image], 32), captions=[facts["caption"]], positive_map=positive_map)[0]
+        images = to_image_list([image], 32).to(DEVICE)
+        detections = model(images, captions=[facts["caption"]], positive_map=positive_map)[0]
     return npz, stages, detections
 
 

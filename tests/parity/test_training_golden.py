@@ -7,6 +7,7 @@ import pytest
 import torch
 from golden_tools import TOLERANCES, assert_golden, load_golden
 from parity.model_golden import (
+    DEVICE,
     GLIP_T,
     build_golden_model,
     golden_image,
@@ -50,7 +51,8 @@ def recorded_batch(cfg) -> Batch:
         tensors.append(tensor)
         targets.append(target)
     positive_map = torch.from_numpy(npz["positive_map"]).float()
-    return Batch(to_image_list(tensors, 32), targets, [sample["caption"] for sample in samples], positive_map)
+    images = to_image_list(tensors, 32).to(DEVICE)
+    return Batch(images, targets, [sample["caption"] for sample in samples], positive_map.to(DEVICE))
 
 
 def training_model(cfg):
@@ -130,7 +132,7 @@ def test_gradient_samples():
     samples = [name.removeprefix("gradsample.") for name in npz.files if name.startswith("gradsample.")]
     assert samples
     for name in samples:
-        gradient, recorded = parameters[name].grad.reshape(-1), torch.from_numpy(npz[f"gradsample.{name}"])
+        gradient, recorded = parameters[name].grad.reshape(-1).cpu(), torch.from_numpy(npz[f"gradsample.{name}"])
         ours = gradient[:: int(npz[f"gradsample_stride.{name}"])]
         scale = max(float(recorded.abs().max()), 1e-4)
         relative = float((ours - recorded).abs().max()) / scale
@@ -151,8 +153,9 @@ def test_one_optimizer_step():
     compared = 0
     for name in recorded:
         stride = int(npz[f"param_stride.{name}"])
-        value = dict(model.named_parameters())[name].detach().reshape(-1)[::stride]
+        value = dict(model.named_parameters())[name].detach().cpu().reshape(-1)[::stride]
         gradient = dict(model.named_parameters())[name].grad
+        gradient = None if gradient is None else gradient.cpu()
         theirs = torch.from_numpy(npz[f"param_after_step1.{name}"])
         if gradient is None:
             torch.testing.assert_close(value, theirs, rtol=0, atol=0)
