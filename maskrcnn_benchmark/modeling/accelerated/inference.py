@@ -17,11 +17,12 @@ from .graphs import GraphCache, GraphPool
 from .head import AcceleratedHead
 from .precision import Precision
 from .pyramid import PyramidShape
-from .selection import SelectionSettings, select_detections, to_box_lists
+from .selection import SelectionSettings, can_be_recorded, select_detections, to_box_lists
 from .swin import AcceleratedSwin
 from .text import AcceleratedTextEncoder, supports_text
 
 CLASS_BUCKET = 16  # the number of classes is padded to a multiple of it, so that recordings fit more prompts
+NEVER = 1 << 62  # calls before a shape is recorded
 GRAPHED_AGGREGATIONS = ("MEAN", "ONEHOT")
 
 
@@ -73,10 +74,11 @@ class AcceleratedDetector:
         self.aggregation = model.rpn.box_selector_test.score_agg
         self._shapes: dict[tuple[int, int], PyramidShape] = {}
         pool = GraphPool()
-        direct_calls = 1 if use_graphs else 1 << 62
+        direct_calls = 1 if use_graphs else NEVER
         self._text = GraphCache(self._encode_tokens, pool=pool, direct_calls=direct_calls)
         self._images = GraphCache(self._encode_images, pool=pool, direct_calls=direct_calls)
-        self._detect = GraphCache(self._find, pool=pool, direct_calls=direct_calls, resources=self.head.tables)
+        detect_calls = direct_calls if can_be_recorded() else NEVER
+        self._detect = GraphCache(self._find, pool=pool, direct_calls=detect_calls, resources=self.head.tables)
 
     def encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
         """Token ids and mask (P, T) -> text features."""
@@ -142,7 +144,7 @@ def token_matrices(
     aggregation: str,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Positive maps -> weights (S, T, C) of the tokens in the mean of each class, and labels (S, C), 0 where unused.
+    """Positive maps -> how often a token occurs in a class (S, T, C), and labels (S, C), 0 where unused.
 
     C is a multiple of CLASS_BUCKET.
     """
@@ -155,5 +157,5 @@ def token_matrices(
         for column, (label, tokens) in enumerate(row):
             labels[s, column] = label
             for token in tokens:
-                matrix[s, token, column] += 1.0 / len(tokens)
+                matrix[s, token, column] += 1.0
     return to_device(torch.from_numpy(matrix), device), to_device(torch.from_numpy(labels), device)

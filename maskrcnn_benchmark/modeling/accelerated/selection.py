@@ -19,11 +19,12 @@ from maskrcnn_benchmark.modeling.postprocess.select import (
     to_box_lists,
 )
 from maskrcnn_benchmark.modeling.rpn.inference import ATSSPostProcessor
+from maskrcnn_benchmark.ops import library
 from maskrcnn_benchmark.ops.kernels.candidates import rank_locations, rank_pairs
 
 from .pyramid import PyramidShape
 
-__all__ = ["SelectionSettings", "select_detections", "to_box_lists"]
+__all__ = ["SelectionSettings", "can_be_recorded", "select_detections", "to_box_lists"]
 
 
 class SelectionSettings(NamedTuple):
@@ -48,6 +49,12 @@ class SelectionSettings(NamedTuple):
             0 if is_raw else post_processor.max_detections,
             post_processor.min_size,
         )
+
+
+def can_be_recorded() -> bool:
+    """Whether a CUDA graph can hold a selection: without a compiled kernel, suppression waits for the device."""
+    rows = [row for row in library.backends() if row.operator == "nms_keep_mask" and row.device == "cuda"]
+    return all(row.served_by == library.COMPILED for row in rows)
 
 
 def select_detections(

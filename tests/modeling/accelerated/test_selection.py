@@ -4,16 +4,19 @@ import pytest
 import torch
 from triton_interpreter import interpreted_kernels
 
+from maskrcnn_benchmark.modeling.accelerated.inference import token_matrices
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.accelerated.selection import (
     SelectionSettings,
     best_locations,
+    can_be_recorded,
     select_detections,
     to_box_lists,
 )
 from maskrcnn_benchmark.modeling.anchors import AnchorGenerator
 from maskrcnn_benchmark.modeling.box_coder import CenterBoxCoder
 from maskrcnn_benchmark.modeling.rpn.inference import ATSSPostProcessor
+from maskrcnn_benchmark.ops import library
 from maskrcnn_benchmark.structures.image_list import ImageList
 
 SIZES = ((12, 17), (6, 9), (3, 5), (2, 3), (1, 2))
@@ -153,6 +156,20 @@ def test_no_classes_at_all(device):
     case = Case()
     case.maps = [{}]
     assert check(case, device) == [0, 0]
+
+
+def test_positive_maps_become_matrices_with_padding():
+    matrix, labels = token_matrices([{5: [1, 2], 2: [0]}, {7: [3]}], 4, aggregation="MEAN", device=torch.device("cpu"))
+    assert matrix.shape == (2, 4, 16) and matrix.sum() == 4
+    assert matrix[0, :, :2].T.tolist() == [[1, 0, 0, 0], [0, 1, 1, 0]] and matrix[1, :, 0].tolist() == [0, 0, 0, 1]
+    assert labels[:, :3].tolist() == [[2, 5, 0], [7, 0, 0]] and not labels[:, 3:].any()
+
+
+def test_only_a_compiled_suppression_can_be_recorded(monkeypatch):
+    for server in (library.COMPILED, library.PLAIN):
+        rows = [library.Backend("nms_keep_mask", "cuda", server, ""), library.Backend("nms_keep_mask", "cpu", "", "")]
+        monkeypatch.setattr(library, "backends", lambda rows=rows: rows)
+        assert can_be_recorded() == (server == library.COMPILED)
 
 
 @pytest.mark.gpu
