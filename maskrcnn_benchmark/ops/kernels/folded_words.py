@@ -78,21 +78,3 @@ def limit_scores(scores: tl.tensor, clamp_min: tl.constexpr, clamp_max: tl.const
     if clamp_max:
         scores = tl.minimum(scores, 50000.0 * 1.4426950408889634)
     return scores
-
-
-@jit
-def word_scores(
-    visual_block: tl.tensor,
-    key_block: tl.tensor,
-    offset: tl.tensor,
-    clamp_min: tl.constexpr,
-    clamp_max: tl.constexpr,
-    dot: tl.constexpr,
-) -> tl.tensor:
-    """Similarities (locations, words) in units of log 2, minus infinity at padding."""
-    scores = tl.dot(visual_block, tl.trans(key_block), input_precision=dot) + offset[None, :]
-    if clamp_min:  # which would bring padding back
-        scores = tl.where(offset[None, :] == float("-inf"), offset[None, :], limit_scores(scores, clamp_min, clamp_max))
-    else:
-        scores = limit_scores(scores, clamp_min, clamp_max)
-    return scores

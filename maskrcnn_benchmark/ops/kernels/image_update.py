@@ -11,12 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .folded_words import FoldedWords, Limits, can_run_kernels, similarities, word_scores
-from .triton_support import jit, tl, triton
+from .folded_words import FoldedWords, Limits, can_run_kernels, limit_scores, similarities
+from .triton_support import jit, jit_for_sizes, tl, triton
 
 
 class Tiling(NamedTuple):
-    """Size of the tile of one program, and how many warps and pipeline stages it has."""
+    """Size of the tile of one program, at most 64 words wide, and how many warps and pipeline stages it has."""
 
     locations: int
     words: int
@@ -47,7 +47,7 @@ def image_update_reference(visual: Tensor, words: FoldedWords, bias: Tensor, lim
     return out
 
 
-@jit
+@jit_for_sizes("locations", "words")
 def _normalisers_kernel(
     visual: tl.tensor,
     keys: tl.tensor,
@@ -91,15 +91,17 @@ def _normalisers_kernel(
         place = word * (2 * heads * channels) + word_head * channels
         key_block = tl.load(keys + place[:, None] + channel[None, :])
         offset = tl.load(offsets + column, mask=column < columns, other=float("-inf"))
-        scores = word_scores(visual_block, key_block, offset, clamp_min, clamp_max, dot)
-        here = tl.where((column < boundary)[None, :], scores, float("-inf"))
+        scores = tl.dot(visual_block, tl.trans(key_block), input_precision=dot) + offset[None, :]
+        scores = limit_scores(scores, clamp_min, clamp_max)
+        is_word = offset > float("-inf")
+        here = tl.where((is_word & (column < boundary))[None, :], scores, float("-inf"))
         raised = tl.maximum(largest, tl.max(here, 1))
         total = total * tl.exp2(largest - raised) + tl.sum(tl.exp2(here - raised[:, None]), 1)
         largest = raised
         if start + word_block >= boundary:
             result = tl.where(total > 0.0, largest + tl.log2(total), float("inf"))
             tl.store(normalisers + head * locations + location, result, mask=is_location)
-            beyond = tl.where((column >= boundary)[None, :], scores, float("-inf"))
+            beyond = tl.where((is_word & (column >= boundary))[None, :], scores, float("-inf"))
             largest = tl.maximum(tl.max(beyond, 1), -1e30)
             total = tl.sum(tl.exp2(beyond - largest[:, None]), 1)
 
@@ -117,7 +119,7 @@ def locate_words(
     return tl.minimum(word, words - 1), tl.minimum(head + is_next.to(tl.int32), heads - 1)
 
 
-@jit
+@jit_for_sizes("locations", "words")
 def _image_update_kernel(
     visual: tl.tensor,
     keys: tl.tensor,
@@ -157,7 +159,10 @@ def _image_update_kernel(
         key_block = tl.load(keys + row)
         value_block = tl.load(keys + row + heads * channels)
         offset = tl.load(offsets + column, mask=column < columns, other=float("-inf"))
-        scores = word_scores(visual_block, key_block, offset, clamp_min, clamp_max, dot)
+        scores = tl.dot(visual_block, tl.trans(key_block), input_precision=dot) + offset[None, :]
+        scores = limit_scores(scores, clamp_min, clamp_max)
+        if clamp_min:  # which has brought padding back
+            scores = tl.where((offset > float("-inf"))[None, :], scores, float("-inf"))
         here = tl.load(normalisers + head * locations)
         beyond = tl.load(normalisers + tl.minimum(head + 1, heads - 1) * locations)
         weights = tl.exp2(scores - tl.where((column < boundary)[None, :], here[:, None], beyond[:, None]))

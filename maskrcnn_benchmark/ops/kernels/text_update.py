@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .folded_words import FoldedWords, Limits, can_run_kernels, limit_scores, similarities
-from .triton_support import jit, tl, triton
+from .triton_support import jit_for_sizes, tl, triton
 
 MOST_SPLITS = 16
 COMBINED_ROWS = 16
@@ -46,7 +46,7 @@ def pool_locations_reference(visual: Tensor, words: FoldedWords, limits: Limits)
     return pooled.flatten(2)
 
 
-@jit
+@jit_for_sizes("locations", "words")
 def _pool_kernel(
     visual: tl.tensor,
     keys: tl.tensor,
@@ -106,7 +106,7 @@ def _pool_kernel(
         tl.store(totals + slot, total, mask=is_row)
 
 
-@jit
+@jit_for_sizes("words", "splits")
 def _combine_kernel(
     sums: tl.tensor,
     largest_scores: tl.tensor,

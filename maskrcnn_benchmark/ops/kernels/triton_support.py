@@ -23,6 +23,11 @@ def jit(kernel: Callable) -> Any:
     return kernel if triton is None else triton.jit(kernel)
 
 
+def jit_for_sizes(*names: str) -> Callable[[Callable], Any]:
+    """`jit` that compiles once for all values of the named integers; Triton would tell 1 and multiples of 16 apart."""
+    return jit if triton is None else triton.jit(do_not_specialize=names)
+
+
 def runs_kernels(tensor: Tensor) -> bool:
     """Whether Triton kernels can take the tensor: it is on a GPU, or Triton interprets."""
     if triton is None:

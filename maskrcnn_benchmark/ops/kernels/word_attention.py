@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .folded_words import CLAMP_LIMIT, LOG2_E, Limits, can_run_kernels, limit_scores
-from .triton_support import jit, next_power_of_2, tl, triton
+from .triton_support import jit_for_sizes, next_power_of_2, tl, triton
 
 MOST_ROWS = 64
 
@@ -22,7 +22,7 @@ def word_attention_reference(qkv: Tensor, text_mask: Tensor, heads: int, limits:
     return (logits.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
 
 
-@jit
+@jit_for_sizes("words")
 def _word_attention_kernel(
     qkv: tl.tensor,
     text_mask: tl.tensor,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .folded_words import CLAMP_LIMIT, padded_words
 from .swin_norm import normalise_rows
-from .triton_support import jit, next_power_of_2, runs_kernels, tl, triton
+from .triton_support import jit_for_sizes, next_power_of_2, runs_kernels, tl, triton
 
 TILE_NUMBERS = 2048  # of one program
 
@@ -38,7 +38,7 @@ def post_layer_norm_reference(
     return result, result.to(dtype)
 
 
-@jit
+@jit_for_sizes("rows")
 def _post_layer_norm_kernel(
     update: tl.tensor,
     bias: tl.tensor,
@@ -128,7 +128,7 @@ def normalise_words_reference(
     return normed + addend, normed.to(dtype), offsets
 
 
-@jit
+@jit_for_sizes("words")
 def _normalise_words_kernel(
     text: tl.tensor,
     text_mask: tl.tensor,
