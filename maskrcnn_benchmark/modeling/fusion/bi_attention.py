@@ -94,15 +94,28 @@ class BiMultiHeadAttention(nn.Module):
         folded = torch.einsum("btmd,cmd->bmtc", values, out_weight)
         return torch.baddbmm(self.out_v_proj.bias[None, None], weights.flatten(2), folded.flatten(1, 2))
 
+    def _pooled(self, logits: Tensor, visual: Tensor) -> tuple[Tensor, Tensor | float]:
+        """Locations averaged for every head and word (B, M, T, v_dim), and the sums of their weights (B, T, M, 1).
+
+        Without gradients the similarities are overwritten.
+        """
+        if logits.requires_grad or logits.is_cuda or self.training:
+            # Transposed first: a softmax over a strided dimension is several times slower on a GPU.
+            weights = logits.flatten(2).transpose(1, 2).softmax(-1)  # (B, M T, N)
+            weights = F.dropout(weights, self.dropout, self.training)
+            pooled = (weights @ visual).unflatten(1, (self.num_heads, -1))
+            is_dropped = self.training and self.dropout > 0  # only then do the weights not sum to one
+            sums = weights.sum(-1).unflatten(1, (self.num_heads, -1)).transpose(1, 2)[..., None] if is_dropped else 1.0
+            return pooled, sums
+        exponentials = logits.sub_(logits.amax(1, keepdim=True)).exp_()
+        pooled = (exponentials.flatten(2).transpose(1, 2) @ visual).unflatten(1, (self.num_heads, -1))
+        return pooled / exponentials.sum(1)[..., None], 1.0
+
     def _text_update(self, logits: Tensor, visual: Tensor) -> Tensor:
         """Similarities (B, N, M, T), visual (B, N, v_dim) -> (B, T, l_dim)."""
-        # Transposed first: a softmax over a strided dimension is several times slower on a GPU.
-        weights = F.dropout(logits.flatten(2).transpose(1, 2).softmax(-1), self.dropout, self.training)  # (B, M T, N)
-        pooled = (weights @ visual).unflatten(1, (self.num_heads, -1))  # (B, M, T, v_dim)
+        pooled, sums = self._pooled(logits, visual)
         value_weight = self.values_v_proj.weight.view(self.num_heads, self.head_dim, -1)
-        bias = self._heads(self.values_v_proj.bias)[None, None]
-        if self.training and self.dropout > 0:  # only then do the weights not sum to one
-            bias = bias * weights.sum(-1).unflatten(1, (self.num_heads, -1)).transpose(1, 2)[..., None]
+        bias = self._heads(self.values_v_proj.bias)[None, None] * sums
         heads = torch.einsum("bmtc,mdc->btmd", pooled, value_weight) + bias
         return self.out_l_proj(heads.flatten(2))
 
