@@ -101,7 +101,7 @@ template <typename A>
 struct CoordinateGradient {
   A y = A(0), x = A(0), scale = A(0);
 
-  GLIP_HOST_DEVICE CoordinateGradient() = default;
+  GLIP_HOST_DEVICE CoordinateGradient() {}
   GLIP_HOST_DEVICE CoordinateGradient(
       const AxisSample<A>& vertical, const AxisSample<A>& horizontal, A mask, const A sums[4]) {
     A low_row = horizontal.low_weight * sums[0] + horizontal.high_weight * sums[1];
@@ -200,15 +200,15 @@ inline DeformGeometry deform_geometry(
     check_same_device(*bias, "bias", input, "input");
     check_shape(*bias, "bias", {g.out_channels});
   }
-  // One index counts the pixels of an image, one the samples of an image.
+  // One int counts the pixels of an image, one the corners of its samples.
   STD_TORCH_CHECK(
       input.size(2) * input.size(3) <= std::numeric_limits<int>::max() &&
-          int64_t(g.out_height) * g.out_width * samples <= std::numeric_limits<int>::max(),
+          int64_t(g.out_height) * g.out_width * samples <= std::numeric_limits<int>::max() / 4,
       "input ",
       shape_text(input),
       " and offset ",
       shape_text(offset),
-      " are too large for one image: at most 2^31 - 1 pixels and samples");
+      " are too large for one image: at most 2^31 - 1 pixels and 2^29 - 1 samples");
   return g;
 }
 
