@@ -66,7 +66,6 @@ def define(schema: str, plain: Callable[..., Any]) -> torch._ops.OpOverload:
     Raises: ImportError if the compiled library has the operator with another schema.
     """
     name = schema[: schema.index("(")]
-    SCHEMAS[name] = schema
     if not hasattr(getattr(torch.ops, NAMESPACE), name):
         LIBRARY.define(schema)
     overload: torch._ops.OpOverload = getattr(getattr(torch.ops, NAMESPACE), name).default
@@ -75,6 +74,7 @@ def define(schema: str, plain: Callable[..., Any]) -> torch._ops.OpOverload:
             f"the compiled operator library is of another version: it has {overload._schema}, needed is {schema}; "
             "build it again (make build), or set GLIP_OPS=python to do without"
         )
+    SCHEMAS[name] = schema
     LIBRARY.impl(name, plain, "CompositeExplicitAutograd")
     return overload
 
