@@ -14,6 +14,7 @@ from maskrcnn_benchmark.modeling.accelerated.precision import Precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.heads.dyconv import DyConv
 from maskrcnn_benchmark.ops.kernels import deform_conv, dyconv_mix, pyramid_conv
+from maskrcnn_benchmark.ops.kernels.deform_columns import deform_columns
 from maskrcnn_benchmark.ops.kernels.deform_conv import ConvTask, Tuning, block_table, int_table
 from maskrcnn_benchmark.ops.kernels.triton_support import runs_kernels
 
@@ -213,7 +214,7 @@ class AcceleratedDyConv:
     def _convolve_columns(self, visual: Tensor, offsets: Tensor, plan: LayerPlan, raw: Tensor) -> None:
         blocks = plan.conv_blocks
         for image in range(len(visual)):
-            columns = deform_conv.deform_columns(
+            columns = deform_columns(
                 visual[image : image + 1],
                 offsets[image : image + 1],
                 plan.tasks,

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .deform_sampling import gather_samples, load_offsets, sample_points
-from .triton_support import jit, runs_kernels, tl
+from .deform_conv_hopper import fits_hopper, launch_hopper
+from .deform_sampling import gather_samples, load_offsets, sample_points, strip_position
+from .triton_support import jit, jit_for_sizes, runs_kernels, tl
 
 TASK_FIELDS = 10
-COLUMN_ROWS = 16  # of a program that stores sampled columns
 
 
 class ConvTask(NamedTuple):
@@ -46,16 +46,24 @@ class ConvTask(NamedTuple):
 
 
 class Tuning(NamedTuple):
-    """How a launch is cut: locations and input channels of a step, channels between two computations of the sampling
-    positions, warps, stages of the loop, and whether pixels are read by plain loads or by 16-byte instructions that the
-    compiler does not move through shared memory."""
+    """How a launch is cut.
+
+    Attributes:
+        block_rows: output locations of a program.
+        block_channels: input channels of a step.
+        chunk: input channels between two computations of the sampling positions.
+        num_warps, num_stages: warps of a program, stages of its loop.
+        is_direct: pixels are read by 16-byte instructions that the compiler does not move through shared memory.
+        is_overlapped: `deform_conv_hopper` does the work where it can; block_rows and num_warps count.
+    """
 
     block_rows: int
     block_channels: int
     chunk: int
     num_warps: int
     num_stages: int
-    direct: bool
+    is_direct: bool = True
+    is_overlapped: bool = False
 
 
 TUNINGS = {
@@ -66,7 +74,7 @@ TUNINGS = {
 
 
 def block_table(counts: list[int], block_rows: int) -> list[tuple[int, int]]:
-    """(task, first row within it) of every block of rows; `counts` are the rows of the tasks."""
+    """(task, first of its rows) of every block of rows; `counts` are the rows of the tasks."""
     return [(task, row) for task, count in enumerate(counts) for row in range(0, count, block_rows)]
 
 
@@ -88,7 +96,7 @@ def store_partial_sums(
     tl.store(partials + 2 * C + channels, tl.sum(tl.where(used[:, None], x * shares[:, None], 0.0), 0))
 
 
-@jit
+@jit_for_sizes("num_blocks", "offset_stride", "mask_stride")
 def _deform_conv_kernel(
     pixels: tl.tensor,
     offsets: tl.tensor,
@@ -134,10 +142,11 @@ def _deform_conv_kernel(
     pixels += image * pixel_stride + input_start * C
 
     count = out_height * out_width
-    places = first_place + tl.arange(0, BLOCK_ROWS)
-    used = places < count
-    first_y = (places // out_width) * stride - PADDING
-    first_x = (places % out_width) * stride - PADDING
+    order = first_place + tl.arange(0, BLOCK_ROWS)
+    used = order < count
+    y, x = strip_position(order, out_height, out_width)
+    places = y * out_width + x
+    first_y, first_x = y * stride - PADDING, x * stride - PADDING
     out_channels = tl.program_id(1) * BLOCK_OUT + tl.arange(0, BLOCK_OUT)
     depth = tl.arange(0, BLOCK_CHANNELS)
     weight += (weight_index * OUT + out_channels[None, :]) * (TAPS * C) + depth[:, None]
@@ -180,71 +189,6 @@ def _deform_conv_kernel(
         store_partial_sums(partials, sums, weights, used, out_channels, OUT)
 
 
-@jit
-def _columns_kernel(
-    pixels: tl.tensor,
-    offsets: tl.tensor,
-    out: tl.tensor,
-    tasks: tl.tensor,
-    blocks: tl.tensor,
-    num_blocks: int,
-    pixel_stride: int,
-    offset_stride: int,
-    out_rows: int,
-    C: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr,
-) -> None:
-    """The sampled columns (images, out_rows, 9, C) of 3x3 convolutions with padding 1: one tap of a part of a block."""
-    block = tl.program_id(0) % num_blocks
-    image = (tl.program_id(0) // num_blocks).to(tl.int64)
-    tap = tl.program_id(1)
-    task = tasks + tl.load(blocks + 2 * block) * 10
-    first_place = tl.load(blocks + 2 * block + 1)
-    height, width, out_start = tl.load(task + 1), tl.load(task + 2), tl.load(task + 3)
-    out_width, stride = tl.load(task + 5), tl.load(task + 6)
-    count = tl.load(task + 4) * out_width
-    offsets += image * offset_stride
-    pixels += image * pixel_stride + tl.load(task) * C
-    places = first_place + tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    used = places < count
-    dy, dx, share = load_offsets(
-        offsets + tl.load(task + 8), offsets + tl.load(task + 9), places, used, tap, count, True
-    )
-    first_y, first_x = (places // out_width) * stride - 1, (places % out_width) * stride - 1
-    index_a, index_b, index_c, index_d, wa, wb, wc, wd = sample_points(
-        dy, dx, share, tap, first_y, first_x, height, width, 3, 1
-    )
-    samples = gather_samples(pixels, index_a, index_b, index_c, index_d, wa, wb, wc, wd, C, BLOCK_ROWS, C, False)
-    row = image * out_rows + out_start + places
-    target = out + ((row * 9 + tap) * C)[:, None] + tl.arange(0, C)[None, :]
-    tl.store(target, samples.to(out.dtype.element_ty), mask=used[:, None])
-
-
-def deform_columns(
-    pixels: Tensor, offsets: Tensor, tasks: Tensor, blocks: Tensor, block_rows: int, rows: int
-) -> Tensor:
-    """Sampled inputs of modulated 3x3 convolutions with padding 1: (B, rows, 9 * C), taps outermost.
-
-    Args: as `deform_conv_rows`; block_rows: what `blocks` was made for; rows: outputs of all tasks of an image.
-    """
-    batch, _, channels = pixels.shape
-    columns = pixels.new_empty(batch, rows, 9 * channels)
-    _columns_kernel[(batch * len(blocks), 9, block_rows // COLUMN_ROWS)](
-        pixels,
-        offsets,
-        columns,
-        tasks,
-        blocks,
-        len(blocks),
-        pixels.stride(0),
-        offsets.stride(0),
-        rows,
-        channels,
-        COLUMN_ROWS,
-    )
-    return columns
-
-
 def deform_conv_rows(
     pixels: Tensor,
     offsets: Tensor,
@@ -278,9 +222,7 @@ def deform_conv_rows(
     batch, _, channels = pixels.shape
     out_channels = weight.shape[1]
     partials = None if shares is None else pixels.new_empty(batch, len(blocks), 3, out_channels, dtype=torch.float32)
-    block_channels = min(tuning.block_channels, channels)
-    block_out = min(256, out_channels)
-    _deform_conv_kernel[(batch * len(blocks), out_channels // block_out)](
+    tensors = (
         pixels,
         offsets,
         offsets if masks is None else masks,
@@ -296,22 +238,32 @@ def deform_conv_rows(
         offsets.stride(0),
         0 if masks is None else masks.stride(0),
         out.stride(0),
+    )
+    settings = {
+        "TAPS": taps[0] * taps[1],
+        "TAPS_X": taps[1],
+        "PADDING": padding,
+        "DILATION": dilation,
+        "HAS_MASK": masks is not None,
+        "HAS_BIAS": bias is not None,
+        "HAS_PARTIALS": shares is not None,
+    }
+    if tuning.is_overlapped and fits_hopper(pixels, weight):
+        launch_hopper(batch * len(blocks), tensors, settings, tuning.block_rows, tuning.num_warps)
+        return partials
+    block_channels, block_out = min(tuning.block_channels, channels), min(256, out_channels)
+    _deform_conv_kernel[(batch * len(blocks), out_channels // block_out)](
+        *tensors,
+        **settings,
         C=channels,
         OUT=out_channels,
-        TAPS=taps[0] * taps[1],
-        TAPS_X=taps[1],
-        PADDING=padding,
-        DILATION=dilation,
-        HAS_MASK=masks is not None,
-        HAS_BIAS=bias is not None,
-        HAS_PARTIALS=shares is not None,
         BLOCK_ROWS=tuning.block_rows,
         BLOCK_OUT=block_out,
         BLOCK_CHANNELS=block_channels,
         CHUNK=max(block_channels, min(tuning.chunk, channels)),
         STAGES=tuning.num_stages,
         DOT=dot,
-        DIRECT=tuning.direct and pixels.is_cuda,
+        DIRECT=tuning.is_direct and pixels.is_cuda,
         num_warps=tuning.num_warps,
     )
     return partials

@@ -6,6 +6,20 @@ from .triton_support import jit, tl
 
 
 @jit
+def strip_position(index: tl.tensor, height: tl.tensor, width: tl.tensor) -> tuple[tl.tensor, ...]:
+    """(y, x) of the location with that index when a map is walked in vertical strips, each row by row.
+
+    Blocks of consecutive locations are then compact, and so are the pixels that they sample.
+    """
+    STRIP: tl.constexpr = 16
+    strip = index // (STRIP * height)
+    rest = index - strip * (STRIP * height)
+    strip_width = tl.maximum(tl.minimum(width - strip * STRIP, STRIP), 1)
+    y = rest // strip_width
+    return y, strip * STRIP + rest - y * strip_width
+
+
+@jit
 def load_offsets(
     offsets: tl.tensor,
     masks: tl.tensor,
@@ -80,7 +94,7 @@ def _load_words(pointers: tl.tensor) -> tuple[tl.tensor, ...]:
 
 
 @jit
-def _halves(word: tl.tensor, dtype: tl.constexpr) -> tuple[tl.tensor, ...]:
+def halves(word: tl.tensor, dtype: tl.constexpr) -> tuple[tl.tensor, ...]:
     """The two 16-bit numbers of a word in float32, lower half first."""
     if dtype == tl.bfloat16:
         low = (word << 16).to(tl.float32, bitcast=True)
@@ -104,10 +118,10 @@ def _blend_words(
     dtype: tl.constexpr,
 ) -> tuple[tl.tensor, ...]:
     """Weighted sums of the lower and of the upper numbers of four words, in float32."""
-    a_low, a_high = _halves(a, dtype)
-    b_low, b_high = _halves(b, dtype)
-    c_low, c_high = _halves(c, dtype)
-    d_low, d_high = _halves(d, dtype)
+    a_low, a_high = halves(a, dtype)
+    b_low, b_high = halves(b, dtype)
+    c_low, c_high = halves(c, dtype)
+    d_low, d_high = halves(d, dtype)
     low = a_low * wa + b_low * wb + c_low * wc + d_low * wd
     high = a_high * wa + b_high * wb + c_high * wc + d_high * wd
     return low, high

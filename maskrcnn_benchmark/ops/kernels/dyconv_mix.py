@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .deform_conv import store_partial_sums
-from .triton_support import jit, tl
+from .triton_support import jit, jit_for_sizes, tl
 
 MIX_ROWS = 16
 
@@ -36,7 +36,7 @@ class ActivationWeights(NamedTuple):
     second_bias: Tensor
 
 
-@jit
+@jit_for_sizes("num_blocks", "image_rows")
 def _row_sums_kernel(
     x: tl.tensor,
     shares: tl.tensor,
@@ -76,7 +76,7 @@ def _hard_sigmoid(x: tl.tensor) -> tl.tensor:
     return tl.minimum(tl.maximum(x + 3.0, 0.0), 6.0) / 6.0
 
 
-@jit
+@jit_for_sizes("num_blocks")
 def _branch_kernel(
     partials: tl.tensor,
     norm_weight: tl.tensor,
@@ -147,7 +147,7 @@ def _sum_over_branches(branch_sums: tl.tensor, level: tl.tensor, C: tl.constexpr
     return total
 
 
-@jit
+@jit_for_sizes("num_tasks")
 def _activation_kernel(
     branch_sums: tl.tensor,
     first: tl.tensor,
@@ -179,7 +179,7 @@ def _activation_kernel(
         tl.store(out, centred * tl.where(part % 2 == 0, 2.0, 1.0) + tl.where(part == 0, 1.0, 0.0))
 
 
-@jit
+@jit_for_sizes("num_blocks", "num_levels", "num_tasks", "image_rows", "out_rows")
 def _mix_kernel(
     x: tl.tensor,
     branch_sums: tl.tensor,

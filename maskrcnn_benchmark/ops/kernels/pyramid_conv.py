@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .triton_support import jit, tl
+from .triton_support import jit_for_sizes, tl
 
 OFFSETS, OUTPUTS, PADDED_OUTPUTS = 18, 27, 32  # (dy, dx) of 9 taps; with their masks; padded for the matrix units
 BLOCK_ROWS = 128
 
 
-@jit
+@jit_for_sizes("num_blocks", "num_rows")
 def _offset_conv_kernel(
     pixels: tl.tensor,
     weight: tl.tensor,

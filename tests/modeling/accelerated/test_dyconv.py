@@ -22,7 +22,7 @@ SHAPES = {
     "odd": PyramidShape.of([(5, 9), (3, 5), (2, 3), (1, 2), (1, 1)]),
     "one level": PyramidShape.of([(3, 4)]),
 }
-SMALL = Tuning(block_rows=32, block_channels=16, chunk=16, num_warps=4, num_stages=2, direct=True)
+SMALL = Tuning(block_rows=32, block_channels=16, chunk=16, num_warps=4, num_stages=2, is_direct=True)
 TOLERANCES = {"fp32": 2e-4, "tf32": 2e-4, "fp16": 2e-2}
 
 

@@ -9,17 +9,17 @@ from interpreted import IS_INTERPRETING, check_interpreted
 from torch import Tensor
 
 from maskrcnn_benchmark.ops import deform_conv2d
+from maskrcnn_benchmark.ops.kernels.deform_columns import deform_columns
 from maskrcnn_benchmark.ops.kernels.deform_conv import (
     ConvTask,
     Tuning,
     block_table,
-    deform_columns,
     deform_conv2d_channels_last,
     fits_channels_last,
     int_table,
 )
 
-SMALL = Tuning(block_rows=32, block_channels=16, chunk=16, num_warps=4, num_stages=2, direct=False)
+SMALL = Tuning(block_rows=32, block_channels=16, chunk=16, num_warps=4, num_stages=2, is_direct=False)
 TOLERANCES = {torch.float32: 1e-4, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -88,13 +88,20 @@ def test_offsets_that_are_not_finite_sample_zero(kernel_device):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("direct", [False, True])
-def test_full_width_on_gpu(dtype, direct):
+@pytest.mark.parametrize(
+    "tuning",
+    [
+        Tuning(64, 32, 64, 4, 2, is_direct=False),
+        Tuning(64, 32, 64, 4, 2, is_direct=True),
+        Tuning(128, 32, 64, 8, 2, is_overlapped=True),
+        Tuning(128, 32, 64, 16, 2, is_overlapped=True),
+    ],
+    ids=["loads", "direct", "overlapped", "16 warps"],
+)
+def test_full_width_on_gpu(dtype, tuning):
     x, offset, weight, bias, mask = make_inputs("cuda", (25, 43), (25, 43), channels=256, out_channels=256)
     x, weight = x.to(dtype), weight.to(dtype)
-    found = deform_conv2d_channels_last(
-        x, offset, weight, bias, mask=mask, padding=1, dot="tf32", tuning=Tuning(64, 32, 64, 4, 2, direct)
-    )
+    found = deform_conv2d_channels_last(x, offset, weight, bias, mask=mask, padding=1, dot="tf32", tuning=tuning)
     tolerance = max(TOLERANCES[dtype], 5e-3)
     wanted = expected(x, offset, weight, bias, mask, padding=1)
     torch.testing.assert_close(found.double(), wanted, rtol=tolerance, atol=tolerance)
