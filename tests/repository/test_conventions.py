@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "maskrcnn_benchmark").rglob("*.py"))
 PACKAGES = {"pillow": "PIL", "pyyaml": "yaml"}  # the packages whose module has another name
-OPTIONAL = {"cv2"}  # imported by functions that work on the caller's own OpenCV
+OPTIONAL = {"cv2", "triton"}  # the caller's own OpenCV; a part of PyTorch on the platforms that it runs on
 
 
 def nodes(kind: type[ast.AST], *paths: Path) -> Iterator[tuple[str, ast.AST]]:
