@@ -66,25 +66,30 @@ def test_ci_runs_lint_and_tests():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("has_compiler", [True, False])
 @pytest.mark.parametrize(
     "command",
     ["setup.py build develop", "-m pip install .", "-m pip install -e ."],
 )
-def test_install(tmp_path, command):
-    """In an environment of its own, without network or compiler; the packages it depends on are those of this one."""
+def test_install(tmp_path, command, has_compiler):
+    """In an environment of its own, without network; the packages it depends on are those of this one."""
+    if has_compiler and shutil.which("c++") is None:
+        pytest.skip("needs a C++ compiler")
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("setup.py", "build_backend.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    shutil.copytree(ROOT / "maskrcnn_benchmark", source / "maskrcnn_benchmark")
+    for name in ("maskrcnn_benchmark", "csrc"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("_C*.so", "__pycache__"))
     venv.create(tmp_path / "venv", with_pip=True)
     installed = tmp_path / "installed"  # what this environment has, less this project
     installed.mkdir()
     for entry in Path(sysconfig.get_path("purelib")).iterdir():
         if "maskrcnn" not in entry.name:
             (installed / entry.name).symlink_to(entry)
-    offline = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1", "CC": "/nowhere"}  # 0: pip stores the option negated
-    environment = os.environ | offline | {"PYTHONPATH": str(installed)}
+    offline = {"PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}  # 0: pip stores the option negated
+    tools = {"WITH_CUDA": "0"} if has_compiler else {"CC": "/nowhere", "CXX": "/nowhere"}
+    environment = os.environ | offline | tools | {"PYTHONPATH": str(installed)}
     binaries = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin")
     run = [binaries / "python", *command.split()]
     result = subprocess.run(run, cwd=source, env=environment, capture_output=True, text=True)
@@ -97,6 +102,9 @@ def test_install(tmp_path, command):
     package = subprocess.run([binaries / "python", "-c", code], **outside).stdout.strip()
     in_source = package == str(source / "maskrcnn_benchmark")
     assert in_source is (command != "-m pip install .")
+    described = subprocess.run([binaries / "glip", "env"], **outside).stdout
+    assert ("roi_align:" in described) and ("cpu: csrc" in described) is has_compiler
+    assert "the compiled library was not built" in described or has_compiler
     for asset in (ROOT / "maskrcnn_benchmark" / "assets").rglob("*"):
         if asset.is_file() and "__pycache__" not in asset.parts:
             assert (Path(package) / asset.relative_to(ROOT / "maskrcnn_benchmark")).is_file()
