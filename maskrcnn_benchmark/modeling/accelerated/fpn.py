@@ -33,12 +33,12 @@ def supports(fpn: nn.Module) -> str | None:
 class _Convolution:
     """A 3x3 convolution with "same" padding over channels-last maps; the bias is added where the result is stored."""
 
-    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype):
+    def __init__(self, convolution: nn.Conv2d, precision: Precision):
         self.stride = convolution.stride[0]
-        weight = convolution.weight.detach().to(dtype)
+        weight = precision.operand(convolution.weight)
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         assert convolution.bias is not None
-        self.bias = convolution.bias.detach().to(dtype)
+        self.bias = convolution.bias.detach().to(precision.dtype)
 
     def store(self, x: Tensor, out: Tensor) -> None:
         """x (B, H, W, C) -> out (B, ceil(H / stride), ceil(W / stride), C)."""
@@ -49,8 +49,8 @@ class _Convolution:
 class _ColumnConvolution(_Convolution):
     """The same as a matrix product: on a GPU exact float32 convolutions take several times as long as that."""
 
-    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype):
-        super().__init__(convolution, dtype)
+    def __init__(self, convolution: nn.Conv2d, precision: Precision):
+        super().__init__(convolution, precision)
         self.matrix = self.weight.permute(2, 3, 1, 0).flatten(0, 2).contiguous()  # (9 C, O)
 
     def store(self, x: Tensor, out: Tensor) -> None:
@@ -75,12 +75,13 @@ class AcceleratedFPN:
     def __init__(self, fpn: FPN, precision: Precision):
         if reason := supports(fpn):
             raise ValueError(f"no accelerated feature pyramid: {reason}")
-        dtype = precision.dtype
         inner = [fpn.get_submodule(f"fpn_inner{i}") for i in fpn.indices]
-        self.laterals = [(conv.weight.detach().flatten(1).to(dtype), conv.bias.detach().to(dtype)) for conv in inner]
+        self.laterals = [
+            (precision.operand(conv.weight.flatten(1)), conv.bias.detach().to(precision.dtype)) for conv in inner
+        ]
         convolution = _ColumnConvolution if precision.name == "fp32" else _Convolution
-        self.layers = [convolution(fpn.get_submodule(f"fpn_layer{i}"), dtype) for i in fpn.indices]
-        self.p6, self.p7 = convolution(fpn.top_blocks.p6, dtype), convolution(fpn.top_blocks.p7, dtype)
+        self.layers = [convolution(fpn.get_submodule(f"fpn_layer{i}"), precision) for i in fpn.indices]
+        self.p6, self.p7 = convolution(fpn.top_blocks.p6, precision), convolution(fpn.top_blocks.p7, precision)
         self.uses_p5 = fpn.top_blocks.use_p5
 
     @property

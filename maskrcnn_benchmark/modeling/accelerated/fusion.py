@@ -48,12 +48,12 @@ class AcceleratedFusion:
         gamma_v, gamma_l = block.gamma_v.detach().double(), block.gamma_l.detach().double()
         keys, key_bias, offsets, offset_bias = fold.keys()
         values, value_bias = fold.values(gamma_v)
-        self.words_weight = torch.cat((keys, values), 1).to(precision.dtype)  # (D, 2 M C)
+        self.words_weight = precision.operand(torch.cat((keys, values), 1))  # (D, 2 M C)
         self.words_bias = torch.cat((key_bias, value_bias)).to(precision.dtype)
         self.offset_weight, self.offset_bias = offsets.float(), offset_bias.float()  # (M, D), (M,)
         self.image_bias = (attention.out_v_proj.bias.detach().double() * gamma_v).float()
         pooled, text_bias = fold.pooled(gamma_l)
-        self.pooled_weight, self.text_bias = pooled.to(precision.dtype), text_bias.float()  # (M C, D), (D,)
+        self.pooled_weight, self.text_bias = precision.operand(pooled), text_bias.float()  # (M C, D), (D,)
 
     def __call__(self, visual: Tensor, text: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Locations and words -> both updated.

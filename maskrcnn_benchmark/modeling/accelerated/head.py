@@ -93,7 +93,7 @@ class AcceleratedHead:
                 fuse = text = None
         self.use_fused_text, self.clamp = head.use_fused_text, head.clamp_dot_product
         boxes = torch.cat((head.bbox_pred.weight, head.centerness.weight)).flatten(1)
-        self.box_weight = boxes.detach().t().to(precision.dtype).contiguous()  # (C, 5)
+        self.box_weight = precision.operand(boxes.t()).contiguous()  # (C, 5)
         self.box_bias = torch.cat((head.bbox_pred.bias, head.centerness.bias)).detach().float()
         self.scales = torch.cat([scale.scale.detach().float().flatten() for scale in head.scales])
         self.word_projection = head.dot_product_projection_text

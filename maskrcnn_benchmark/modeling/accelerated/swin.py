@@ -51,13 +51,13 @@ class LinearWeights(NamedTuple):
     bias: Tensor | None
 
     @classmethod
-    def of(cls, linear: nn.Linear, dtype: torch.dtype, gamma: Tensor | None = None) -> "LinearWeights":
+    def of(cls, linear: nn.Linear, precision: Precision, gamma: Tensor | None = None) -> "LinearWeights":
         """gamma (out,) scales what the layer returns."""
         weight, bias = linear.weight.detach(), None if linear.bias is None else linear.bias.detach()
         if gamma is not None:
             weight = gamma.detach()[:, None] * weight
             bias = None if bias is None else gamma.detach() * bias
-        return cls(weight.to(dtype), None if bias is None else bias.to(dtype))
+        return cls(precision.operand(weight), None if bias is None else bias.to(precision.dtype))
 
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
@@ -81,15 +81,15 @@ class _Block:
         dtype, self.precision = precision.dtype, precision
         self.window, self.shift = block.window, block.shift
         self.norm1, self.norm2 = LayerNormWeights.of(block.norm1), LayerNormWeights.of(block.norm2)
-        self.qkv = LinearWeights.of(block.attn.qkv, dtype)
+        self.qkv = LinearWeights.of(block.attn.qkv, precision)
         self.position_bias = block.attn.relative_position_bias().detach().float().contiguous()
-        self.proj = LinearWeights.of(block.attn.proj, dtype, block.gamma)
+        self.proj = LinearWeights.of(block.attn.proj, precision, block.gamma)
         self.mlp: MlpWeights | None = None
         if is_worthwhile(block.mlp.fc1.in_features, block.mlp.fc1.out_features, dtype):
             self.mlp = MlpWeights.of(block.mlp.fc1, block.mlp.fc2, dtype, block.gamma)
         else:
-            self.fc1 = LinearWeights.of(block.mlp.fc1, dtype)
-            self.fc2 = LinearWeights.of(block.mlp.fc2, dtype, block.gamma)
+            self.fc1 = LinearWeights.of(block.mlp.fc1, precision)
+            self.fc2 = LinearWeights.of(block.mlp.fc2, precision, block.gamma)
 
     def __call__(self, tokens: Tokens, size: tuple[int, int], next_norm: LayerNormWeights | None) -> Tokens:
         """Tokens of a (H, W) map -> after the block; next_norm is the first LayerNorm of the next block, if any."""
@@ -132,7 +132,7 @@ class AcceleratedSwin:
         self.precision = precision
         embed = body.patch_embed
         self.patch_size = embed.patch_size
-        self.embed_weight = embed.proj.weight.flatten(1).t().to(precision.dtype).contiguous()
+        self.embed_weight = precision.operand(embed.proj.weight.flatten(1).t()).contiguous()
         self.embed_bias = embed.proj.bias.detach().float()
         self.embed_norm = LayerNormWeights.of(embed.norm)
         self.position: Tensor | None = body.absolute_pos_embed
@@ -145,7 +145,7 @@ class AcceleratedSwin:
     def _prepare_merge(self, merging: PatchMerging | None) -> tuple[LayerNormWeights, LinearWeights] | None:
         if merging is None:
             return None
-        return LayerNormWeights.of(merging.norm), LinearWeights.of(merging.reduction, self.precision.dtype)
+        return LayerNormWeights.of(merging.norm), LinearWeights.of(merging.reduction, self.precision)
 
     @staticmethod
     def _prepare_out_norm(body: SwinTransformer, stage: int) -> LayerNormWeights | None:

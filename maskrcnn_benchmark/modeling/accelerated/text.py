@@ -37,9 +37,9 @@ class LinearWeights(NamedTuple):
     bias: Tensor
 
     @classmethod
-    def of(cls, layers: Sequence[nn.Linear], dtype: torch.dtype, bias_dtype: torch.dtype) -> "LinearWeights":
+    def of(cls, layers: Sequence[nn.Linear], precision: Precision, bias_dtype: torch.dtype) -> "LinearWeights":
         """The weights of layers of one input, their outputs side by side."""
-        weight = torch.cat([layer.weight.detach() for layer in layers]).t().to(dtype).contiguous()
+        weight = precision.operand(torch.cat([layer.weight for layer in layers]).t()).contiguous()
         return cls(weight, torch.cat([layer.bias.detach() for layer in layers]).to(bias_dtype))
 
 
@@ -68,11 +68,11 @@ class PostNormLayer:
         attention, output, dtype = layer.attention, layer.output, precision.dtype
         own = attention.self
         self.precision, self.num_heads, self.limits, self.is_limited = precision, num_heads, limits, is_limited
-        self.qkv = LinearWeights.of((own.query, own.key, own.value), dtype, dtype)
-        self.attention_output = LinearWeights.of((attention.output.dense,), dtype, torch.float32)
+        self.qkv = LinearWeights.of((own.query, own.key, own.value), precision, dtype)
+        self.attention_output = LinearWeights.of((attention.output.dense,), precision, torch.float32)
         self.attention_norm = NormWeights.of(attention.output.LayerNorm)
-        self.hidden = LinearWeights.of((layer.intermediate.dense,), dtype, dtype)
-        self.output = LinearWeights.of((output.dense,), dtype, torch.float32)
+        self.hidden = LinearWeights.of((layer.intermediate.dense,), precision, dtype)
+        self.output = LinearWeights.of((output.dense,), precision, torch.float32)
         self.output_norm = NormWeights.of(output.LayerNorm)
 
     def __call__(self, residual: Tensor, operand: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
