@@ -6,6 +6,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include <algorithm>
+#include <atomic>
 #include <tuple>
 
 // Vectors as wide as the processor has, chosen when the library is loaded.
@@ -19,8 +20,9 @@
 namespace glip {
 namespace {
 
-// Rows of a chunk of the forward pass, which stay in the cache of a core until they are multiplied.
-constexpr int64_t kForwardRows = 256;
+// Most rows of a chunk of the forward pass, which stay in the cache of a core until they are multiplied, and the fewest
+// that a thread is worth.
+constexpr int64_t kForwardRows = 256, kForwardRowsOfThread = 32;
 // Numbers in the matrix of a chunk of the backward pass.
 constexpr int64_t kBackwardNumbers = int64_t(1) << 22;
 constexpr int kLanes = 16;
@@ -194,10 +196,15 @@ template <typename A>
 void forward(const Sampler<A>& sampler, const Tensor& kernel, const std::optional<Tensor>& bias, const Tensor& out) {
   const DeformGeometry& g = sampler.g;
   int64_t total = int64_t(g.batch) * g.locations();
-  int64_t rows = std::min(kForwardRows, total), chunks = (total + rows - 1) / rows;
-  torch::stable::parallel_for(0, chunks, 1, [&](int64_t begin, int64_t end) {
+  int64_t threads = torch::stable::get_num_threads();
+  int64_t rows = std::clamp((total + threads - 1) / threads, kForwardRowsOfThread, kForwardRows);
+  rows = std::min(rows, total);
+  int64_t chunks = (total + rows - 1) / rows;
+  // A thread that is held up leaves its share to the others.
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, std::min(threads, chunks), 1, [&](int64_t, int64_t) {
     auto columns = torch::stable::new_empty(kernel, {g.groups, rows, g.depth()});
-    for (int64_t chunk = begin; chunk < end; ++chunk) {
+    for (int64_t chunk = next++; chunk < chunks; chunk = next++) {
       int64_t first = chunk * rows, count = std::min(rows, total - first);
       for (int64_t row = 0; row < count; ++row)
         sampler.fill_row(first + row, count, row, columns.template mutable_data_ptr<A>());
