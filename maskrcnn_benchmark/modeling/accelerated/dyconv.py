@@ -130,9 +130,11 @@ class AcceleratedDyConv:
         self.tuning = tuning or deform_conv.TUNINGS[precision.dtype]
         self.uses_columns = not precision.is_half and precision.dot == "ieee"
         convs, norms = [branch.conv for branch in dyconv.DyConv], [branch.bn for branch in dyconv.DyConv]
-        self.weight = torch.stack([deform_conv.rows_of_weight(conv.weight, precision.dtype) for conv in convs])
+        self.weight = torch.stack(
+            [precision.operand(deform_conv.rows_of_weight(conv.weight, torch.float32)) for conv in convs]
+        )
         self.bias = _float_stack([conv.bias for conv in convs])
-        offset_weight = deform_conv.rows_of_weight(dyconv.offset.weight, precision.dtype)
+        offset_weight = precision.operand(deform_conv.rows_of_weight(dyconv.offset.weight, torch.float32))
         padding = pyramid_conv.PADDED_OUTPUTS - len(offset_weight)
         self.offset_weight = F.pad(offset_weight, (0, 0, 0, padding)).contiguous()
         self.offset_bias = F.pad(_float(dyconv.offset.bias), (0, padding))

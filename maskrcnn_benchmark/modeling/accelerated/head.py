@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn_benchmark.modeling.fusion import BertEncoderLayer, DummyLayer, VLFuse
@@ -11,6 +10,7 @@ from maskrcnn_benchmark.modeling.fusion.bi_attention import CLAMP_LIMIT
 from maskrcnn_benchmark.modeling.heads.alignment import unit_words
 from maskrcnn_benchmark.modeling.heads.dyconv import DyConv
 from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHead
+from maskrcnn_benchmark.ops.kernels.swin_norm import LayerNormWeights, add_layer_norm
 
 from . import fusion
 from .dyconv import AcceleratedDyConv, layer_plan
@@ -134,7 +134,9 @@ class AcceleratedHead:
         norms = [None if layer.fusion is None else layer.fusion.norm for layer in self.layers] + [None]
         if norms[0] is not None:
             weight, bias, eps = norms[0]
-            visual = F.layer_norm(visual.float(), weight.shape, weight, bias, eps).to(self.precision.dtype)
+            rows = visual.flatten(0, 1).contiguous()
+            norm = LayerNormWeights(weight, bias, eps)
+            visual = add_layer_norm(None, rows, norm, self.precision.dtype, needs_total=False)[1].view(visual.shape)
         hidden = hidden.float()
         for layer, next_norm in zip(self.layers, norms[1:], strict=True):
             if layer.fusion is not None:

@@ -67,8 +67,8 @@ class Tuning(NamedTuple):
 
 
 TUNINGS = {
-    torch.bfloat16: Tuning(128, 64, 128, 8, 2, True),
-    torch.float16: Tuning(128, 64, 128, 8, 2, True),
+    torch.bfloat16: Tuning(64, 64, 64, 8, 1, True, True),
+    torch.float16: Tuning(64, 64, 64, 8, 1, True, True),
     torch.float32: Tuning(128, 32, 64, 8, 2, True),
 }
 

@@ -31,19 +31,22 @@ class ImageTilings(NamedTuple):
     update: Tiling
 
 
-HALF = ImageTilings(Tiling(128, 64, 8, 3), Tiling(128, 64, 8, 2))
+HALF = ImageTilings(Tiling(64, 64, 4, 2), Tiling(128, 64, 8, 2))
 SINGLE = ImageTilings(Tiling(64, 32, 4, 2), Tiling(64, 32, 8, 2))
 
 
-def image_update_reference(visual: Tensor, words: FoldedWords, bias: Tensor, limits: Limits) -> Tensor:
+def image_update_reference(
+    visual: Tensor, words: FoldedWords, bias: Tensor, limits: Limits, residual: Tensor | None = None
+) -> Tensor:
     """The definition of `image_update`."""
-    out = torch.empty_like(visual)
+    residual = visual if residual is None else residual
+    out = torch.empty_like(residual)
     is_word = ~words.offsets[:, :, : words.num_words].isneginf()
     for image in range(len(visual)):
         logits = similarities(visual, words, image, limits).masked_fill(~is_word[image], float("-inf"))
         weights = logits.softmax(-1).nan_to_num(0.0).to(visual.dtype)  # (N, M, T)
         values = words.keys_and_values[image, :, 1].transpose(0, 1).flatten(0, 1)  # (M T, C)
-        out[image] = (weights.flatten(1) @ values + visual[image] + bias).to(visual.dtype)
+        out[image] = (weights.flatten(1) @ values + residual[image] + bias).to(out.dtype)
     return out
 
 
@@ -126,6 +129,7 @@ def _image_update_kernel(
     offsets: tl.tensor,
     normalisers: tl.tensor,
     bias: tl.tensor,
+    residual: tl.tensor,
     out: tl.tensor,
     locations: int,
     words: int,
@@ -168,7 +172,8 @@ def _image_update_kernel(
         weights = tl.exp2(scores - tl.where((column < boundary)[None, :], here[:, None], beyond[:, None]))
         update = tl.dot(weights.to(value_block.dtype), value_block, update, input_precision=dot)
     # Read again, with a hint that makes it another load: kept in registers it would crowd out the accumulator.
-    before = tl.load(visual + place, mask=is_location[:, None], other=0.0, eviction_policy="evict_first")
+    residual += image * locations * channels
+    before = tl.load(residual + place, mask=is_location[:, None], other=0.0, eviction_policy="evict_first")
     update += before.to(tl.float32) + tl.load(bias + channel)[None, :]
     target = out + image * locations * channels + place
     tl.store(target, update.to(out.dtype.element_ty), mask=is_location[:, None])
@@ -180,6 +185,7 @@ def image_update(
     bias: Tensor,
     limits: Limits,
     *,
+    residual: Tensor | None = None,
     dot: str = "ieee",
     tilings: ImageTilings | None = None,
 ) -> Tensor:
@@ -193,12 +199,14 @@ def image_update(
         words: of the same B, M heads and C.
         bias: (C,) float32.
         limits: of the similarities.
+        residual: what the update is added to and gives the result its type, visual if None.
         dot: how float32 operands are multiplied, "ieee" or "tf32".
         tilings: by default those measured best for the type.
-    Returns: (B, N, C) contiguous, in the type of visual.
+    Returns: (B, N, C) contiguous, in the type of the residual.
     """
     if not can_run_kernels(visual, dot, visual.shape[-1]):
-        return image_update_reference(visual, words, bias, limits)
+        return image_update_reference(visual, words, bias, limits, residual)
+    residual = visual if residual is None else residual
     batch, locations, channels = visual.shape
     heads, padded = words.offsets.shape[1:]
     if tilings is None:
@@ -211,10 +219,10 @@ def image_update(
         visual, words.keys_and_values, words.offsets, normalisers, *sizes, tile.locations, tile.words, **flags,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
-    out = torch.empty_like(visual)
+    out = torch.empty_like(residual)
     tile = tilings.update
     _image_update_kernel[(triton.cdiv(locations, tile.locations), batch)](
-        visual, words.keys_and_values, words.offsets, normalisers, bias, out, *sizes, tile.locations, tile.words,
-        **flags, num_warps=tile.warps, num_stages=tile.stages,
+        visual, words.keys_and_values, words.offsets, normalisers, bias, residual, out, *sizes, tile.locations,
+        tile.words, **flags, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out

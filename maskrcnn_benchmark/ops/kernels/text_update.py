@@ -164,7 +164,13 @@ def choose_splits(programs: int, blocks: int, processors: int) -> int:
 
 
 def pool_locations(
-    visual: Tensor, words: FoldedWords, limits: Limits, *, dot: str = "ieee", tiling: TextTiling | None = None
+    visual: Tensor,
+    words: FoldedWords,
+    limits: Limits,
+    *,
+    dtype: torch.dtype | None = None,
+    dot: str = "ieee",
+    tiling: TextTiling | None = None,
 ) -> Tensor:
     """Locations pooled for every word and head: softmax over locations(visual keys + offsets), times visual.
 
@@ -174,12 +180,13 @@ def pool_locations(
         visual: (B, N, C) contiguous.
         words: of the same B, M heads and C.
         limits: of the similarities.
+        dtype: of the result, that of visual if None.
         dot: how float32 operands are multiplied, "ieee" or "tf32".
         tiling: by default the one measured best for the type.
-    Returns: (B, T, M * C) contiguous, in the type of visual; zero for padding.
+    Returns: (B, T, M * C) contiguous; zero for padding.
     """
     if not can_run_kernels(visual, dot, visual.shape[-1]):
-        return pool_locations_reference(visual, words, limits)
+        return pool_locations_reference(visual, words, limits).to(dtype or visual.dtype)
     batch, locations, channels = visual.shape
     heads, padded = words.offsets.shape[1:]
     if tiling is None:
@@ -196,7 +203,7 @@ def pool_locations(
         split_length, heads, channels, tiling.rows, tiling.locations, limits.clamp_min, limits.clamp_max, dot,
         num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
-    pooled = torch.empty(batch, words.num_words, heads * channels, dtype=visual.dtype, device=visual.device)
+    pooled = torch.empty(batch, words.num_words, heads * channels, dtype=dtype or visual.dtype, device=visual.device)
     _combine_kernel[(heads * padded // COMBINED_ROWS, batch)](
         sums, largest, totals, words.offsets, pooled, words.num_words, padded, splits, heads, channels, COMBINED_ROWS
     )

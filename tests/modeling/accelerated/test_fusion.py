@@ -5,10 +5,14 @@ import torch
 from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.modeling.accelerated import fusion
+from maskrcnn_benchmark.modeling.accelerated.fusion import attend_exactly
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.fusion.bi_attention import BiAttentionBlockForCheckpoint
 from maskrcnn_benchmark.modeling.fusion.state import TowerState
 from maskrcnn_benchmark.modeling.fusion.text_layer import BertEncoderLayer
+from maskrcnn_benchmark.ops.kernels.folded_words import FoldedWords, Limits, padded_words
+from maskrcnn_benchmark.ops.kernels.image_update import image_update_reference
+from maskrcnn_benchmark.ops.kernels.text_update import pool_locations_reference
 
 
 def build_block(v_dim=16, l_dim=24, embed_dim=32, num_heads=2, **settings):
@@ -103,3 +107,25 @@ def test_fusion_on_gpu_replays_in_a_graph(name, tolerance):
     is_word = fresh[2].bool()
     torch.testing.assert_close(outputs[0].float(), expected[0], rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(outputs[1][is_word], expected[1][is_word], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("limits", [Limits(True, True), Limits(False, True), Limits(False, False)])
+def test_exact_attention_equals_the_definitions(limits):
+    generator = torch.Generator().manual_seed(0)
+    batch, locations, num_words, heads, channels = 3, 37, 11, 2, 16
+    visual = torch.randn(batch, locations, channels, generator=generator)
+    offsets = torch.randn(batch, heads, padded_words(num_words), generator=generator)
+    offsets[0, :, 7:] = -torch.inf
+    offsets[1:, :, num_words:] = -torch.inf
+    folded = torch.randn(batch, num_words, 2, heads, channels, generator=generator)
+    folded[2] *= 1e5  # beyond the limits
+    words, bias = FoldedWords(folded, offsets), torch.randn(channels, generator=generator)
+    updated, pooled = attend_exactly(visual, words, bias, limits)
+    torch.testing.assert_close(updated, image_update_reference(visual, words, bias, limits), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(pooled, pool_locations_reference(visual, words, limits), rtol=1e-4, atol=1e-5)
+
+
+def test_exact_attention_to_a_text_without_words_is_finite():
+    words = FoldedWords(torch.randn(1, 3, 2, 2, 16), torch.full((1, 2, padded_words(3)), -torch.inf))
+    updated, pooled = attend_exactly(torch.randn(1, 5, 16), words, torch.zeros(16), Limits(True, True))
+    assert updated.isfinite().all() and not pooled.any()
