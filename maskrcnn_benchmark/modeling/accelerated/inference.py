@@ -104,6 +104,7 @@ class AcceleratedDetector:
         """Features (B, N, C) and texts -> detections, best first; one list for each text.
 
         image_sizes: (height, width) of the images without padding. With one image there may be several texts.
+        Raises: FloatingPointError if a prediction is infinite or not a number.
         """
         hidden, masks = text_features.hidden, text_features.masks
         sizes = list(image_sizes) * (len(hidden) if len(image_sizes) == 1 else 1)
@@ -115,8 +116,15 @@ class AcceleratedDetector:
         limits = to_device(torch.tensor([[width - 1.0, height - 1.0] for height, width in sizes]), visual.device)
         anchors = torch.cat(self.anchors.grid_anchors(shape.sizes, visual.device))
         with float32_products(self.precision):
-            found = self._detect(visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape)
-        return to_box_lists(found, sizes)
+            *found, is_finite = self._detect(
+                visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape
+            )
+        if not is_finite.item():  # the first of two waits, the second of which finds everything done
+            raise FloatingPointError(
+                f"inference in {self.precision.name} gave numbers that are not finite; use another precision, such as "
+                "bf16, whose range is that of fp32, or fp32"
+            )
+        return to_box_lists(tuple(found), sizes)
 
     def predictions(self, visual: Tensor, shape: PyramidShape, text_features: TextFeatures, embedding: Tensor):
         """The raw predictions behind `detect`; see `AcceleratedHead`."""
@@ -134,7 +142,11 @@ class AcceleratedDetector:
 
     def _find(self, visual, hidden, masks, embedding, matrix, labels, limits, anchors, *, shape: PyramidShape):
         predictions = self.head(visual, shape, hidden, masks, embedding)
-        return tuple(select_detections(*predictions, anchors, shape, matrix, labels, limits, self.selection))
+        found = select_detections(*predictions, anchors, shape, matrix, labels, limits, self.selection)
+        # One number that is finite only if all of them are.
+        total = predictions.box_codes.sum() + predictions.centerness.sum()
+        total = total + (predictions.word_logits.amax((1, 2)) * 0).sum()
+        return *found, torch.isfinite(total)
 
 
 def token_matrices(
