@@ -2,9 +2,11 @@
 
 import functools
 from typing import NamedTuple
+from unittest import mock
 
 import pytest
 import torch
+import torchvision
 from golden.weights_recipe import BIAS0
 from golden_tools import TOLERANCES, load_golden
 from parity.model_golden import (
@@ -42,14 +44,25 @@ def setting():
     return npz, facts, model, to_image_list([image], 32).to("cuda")
 
 
+def exact_deform_conv2d(input: Tensor, offset: Tensor, weight: Tensor, bias: Tensor, *, mask: Tensor, **geometry):
+    """PyTorch's own operator in float32, as the original calls it under autocast, whose own coordinates are 16 bit."""
+    with torch.autocast("cuda", enabled=False):
+        operands = (x.float().contiguous() for x in (input, offset, weight, bias))
+        return torchvision.ops.deform_conv2d(*operands, mask=mask.float().contiguous(), **geometry)
+
+
 @torch.no_grad()
 def raw_predictions(precision: str, *, accelerated: bool) -> Raw:
-    """Logits and decoded boxes of the model under PyTorch's switches for the precision, or accelerated in it."""
+    """Logits and decoded boxes of the model under PyTorch's switches for the precision, or accelerated in it.
+
+    Without acceleration the convolutions that follow offsets are PyTorch's, in float32.
+    """
     _, facts, model, images = setting()
     form = find_precision(precision)
     model.use_precision(precision if accelerated else None)
     autocast = torch.autocast("cuda", form.dtype, enabled=form.is_half and not accelerated)
-    with float32_products(form), autocast:
+    plain_operator = mock.patch("maskrcnn_benchmark.layers.deform_conv.deform_conv2d", exact_deform_conv2d)
+    with float32_products(form), autocast, plain_operator:
         features = model.encode_image(images)
         text, embedding = model.rpn.prepare_text(model.encode_text([facts["caption"]]))
         shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
