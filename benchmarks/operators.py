@@ -1,7 +1,8 @@
 """Time of the operators on a GPU beside those of PyTorch and torchvision: python benchmarks/operators.py
 
-One row for each: `deform_conv2d` forward and with its gradients, the token focal loss with its gradient, `ml_nms`. Times
-are of calls queued back to back between two events, the median of --runs groups; inputs are in turn of several sets.
+One row for each: `deform_conv2d` forward and with its gradients, the token focal loss with its gradient, `ml_nms`.
+Times are of calls queued back to back between two events, the median of --runs groups; inputs are in turn of several
+sets.
 """
 
 import argparse
