@@ -12,6 +12,7 @@ namespace {
 // Most rows of a chunk of the forward pass, which stay in the cache of a core until they are multiplied, and the fewest
 // that a thread is worth.
 constexpr int64_t kForwardRows = 256, kForwardRowsOfThread = 32;
+
 template <typename A>
 void forward(const Sampler<A>& sampler, const Tensor& kernel, const std::optional<Tensor>& bias, const Tensor& out) {
   const DeformGeometry& g = sampler.g;
