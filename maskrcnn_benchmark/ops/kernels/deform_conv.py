@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .deform_conv_hopper import fits_hopper, launch_hopper
 from .deform_sampling import gather_samples, load_offsets, sample_points, strip_position
-from .triton_support import jit, jit_for_sizes, runs_kernels, tl
+from .triton_support import as_operand, jit, jit_for_sizes, runs_kernels, tl
 
 TASK_FIELDS = 10
 
@@ -177,7 +177,7 @@ def _deform_conv_kernel(
                 BLOCK_CHANNELS,
                 DIRECT,
             )
-            sums = tl.dot(samples.to(kernel.dtype), kernel, sums, input_precision=DOT)
+            sums = tl.dot(as_operand(samples.to(kernel.dtype), DOT), kernel, sums, input_precision=DOT)
 
     if HAS_BIAS:
         sums += tl.load(bias + weight_index * OUT + out_channels)[None, :]

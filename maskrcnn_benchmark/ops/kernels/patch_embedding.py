@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .swin_norm import LayerNormWeights, normalise_rows
-from .triton_support import jit, next_power_of_2, runs_kernels, tl, triton
+from .triton_support import as_operand, jit, next_power_of_2, runs_kernels, tl, triton
 
 
 def patch_embedding_reference(
@@ -56,7 +56,7 @@ def _patch_embedding_kernel(
     kernel = tl.load(
         weight + inner[:, None] * channels + columns[None, :], mask=is_inner[:, None] & is_used[None, :], other=0.0
     )
-    tokens = tl.dot(patches, kernel, input_precision=dot)
+    tokens = tl.dot(as_operand(patches, dot), kernel, input_precision=dot)
     tokens += tl.load(bias + columns, mask=is_used, other=0.0)[None, :]
     tokens = normalise_rows(tokens, norm_weight, norm_bias, eps, channels, block)
     target = row.to(tl.int64)[:, None] * channels + columns[None, :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .triton_support import jit_for_sizes, tl
+from .triton_support import as_operand, jit_for_sizes, tl
 
 OFFSETS, OUTPUTS, PADDED_OUTPUTS = 18, 27, 32  # (dy, dx) of 9 taps; with their masks; padded for the matrix units
 BLOCK_ROWS = 128
@@ -46,7 +46,7 @@ def _offset_conv_kernel(
         inside = (tap_y >= 0) & (tap_y < height) & (tap_x >= 0) & (tap_x < width)
         source = (tap_y * width + tap_x)[:, None] * C + (step % SPLITS) * BLOCK_CHANNELS + depth[None, :]
         taken = tl.load(pixels + source, mask=inside[:, None], other=0.0)
-        sums = tl.dot(taken, tl.load(weight + step * BLOCK_CHANNELS), sums, input_precision=DOT)
+        sums = tl.dot(as_operand(taken, DOT), tl.load(weight + step * BLOCK_CHANNELS), sums, input_precision=DOT)
 
     sums += tl.load(bias + outputs)[None, :]
     sums = tl.where((outputs >= 18)[None, :], tl.sigmoid(sums), sums)

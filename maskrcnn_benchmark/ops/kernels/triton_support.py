@@ -3,6 +3,8 @@
 With ``TRITON_INTERPRET=1`` in the environment before the first import the kernels run on CPU tensors, slowly.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 
@@ -38,3 +40,12 @@ def runs_kernels(tensor: Tensor) -> bool:
 def next_power_of_2(number: int) -> int:
     """The smallest power of 2 that is at least `number` (>= 1)."""
     return 1 << (number - 1).bit_length()
+
+
+@jit
+def as_operand(x: tl.tensor, dot: tl.constexpr) -> tl.tensor:
+    """Numbers as operands of `tl.dot`: float32 for "tf32" is rounded, since tensor cores cut the last 13 bits off."""
+    if dot == "tf32":
+        if x.dtype == tl.float32:
+            x = ((x.to(tl.int32, bitcast=True) + 4096) & -8192).to(tl.float32, bitcast=True)
+    return x

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .triton_support import jit, next_power_of_2, runs_kernels, tl, triton
+from .triton_support import as_operand, jit, next_power_of_2, runs_kernels, tl, triton
 
 SHIFT_MASK_VALUE = -100.0
 LOG2_E = math.log2(math.e)
@@ -107,7 +107,7 @@ def _scores(
     dot: tl.constexpr,
 ) -> tl.tensor:
     """(queries, keys) float32 in units of log 2."""
-    scores = tl.dot(query, tl.trans(key), input_precision=dot) * scale + bias
+    scores = tl.dot(as_operand(query, dot), tl.trans(as_operand(key, dot)), input_precision=dot) * scale + bias
     if shift:
         scores += tl.where(query_region[:, None] != key_region[None, :], -100.0 * 1.4426950408889634, 0.0)
     return scores
@@ -169,11 +169,12 @@ def _window_attention_kernel(
             largest = tl.maximum(largest, tl.max(rest_scores, 1))
         weights = tl.exp2(scores - largest[:, None])
         total = tl.sum(weights, 1)
-        result = tl.dot(weights.to(value.dtype), value, input_precision=dot)
+        result = tl.dot(as_operand(weights.to(value.dtype), dot), as_operand(value, dot), input_precision=dot)
         if rest_block:
             rest_weights = tl.exp2(rest_scores - largest[:, None])
             total += tl.sum(rest_weights, 1)
-            result = tl.dot(rest_weights.to(value.dtype), rest_value, result, input_precision=dot)
+            rest_operand = as_operand(rest_weights.to(value.dtype), dot)
+            result = tl.dot(rest_operand, as_operand(rest_value, dot), result, input_precision=dot)
         result = result / total[:, None]
         place = first_token * channels + row[:, None] * channels + columns[None, :]
         tl.store(out + place, result.to(out.dtype.element_ty), mask=is_inside[:, None])

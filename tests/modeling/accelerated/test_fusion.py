@@ -82,7 +82,7 @@ def test_text_layer_equals_plain_layer(scale, is_clamped):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name, tolerance", [("bf16", 3e-2), ("fp16", 5e-3), ("tf32", 5e-3), ("fp32", 1e-4)])
+@pytest.mark.parametrize("name, tolerance", [("bf16", 2e-2), ("fp16", 2.5e-3), ("tf32", 2.5e-3), ("fp32", 2e-5)])
 def test_fusion_on_gpu_replays_in_a_graph(name, tolerance):
     block = build_block(256, 768, 2048, 8, clamp_min=True, clamp_max=True).cuda()
     precision = find_precision(name)
@@ -103,10 +103,12 @@ def test_fusion_on_gpu_replays_in_a_graph(name, tolerance):
     for target, source in zip(static, fresh, strict=True):
         target.copy_(source)
     graph.replay()
+    for replayed, directly in zip(outputs, accelerated(*fresh), strict=True):
+        torch.testing.assert_close(replayed, directly, rtol=1e-6, atol=1e-6)
     expected = block.attend(visual, fresh[1], fresh[2])
     is_word = fresh[2].bool()
-    torch.testing.assert_close(outputs[0].float(), expected[0], rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(outputs[1][is_word], expected[1][is_word], rtol=tolerance, atol=tolerance)
+    for found, exact in ((outputs[0].float(), expected[0]), (outputs[1][is_word], expected[1][is_word])):
+        assert (found - exact).norm() <= tolerance * exact.norm()
 
 
 @pytest.mark.parametrize("limits", [Limits(True, True), Limits(False, True), Limits(False, False)])

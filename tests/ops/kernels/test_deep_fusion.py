@@ -129,7 +129,7 @@ def test_channels_that_are_no_power_of_2_use_the_definition():
     [
         (torch.bfloat16, "tf32", 3e-2),
         (torch.float16, "tf32", 4e-3),
-        (torch.float32, "tf32", 4e-3),
+        (torch.float32, "tf32", 8e-3),  # its operands are cut, not rounded
         (torch.float32, "ieee", 1e-4),
     ],
 )
