@@ -50,7 +50,7 @@ class AcceleratedFusion:
         values, value_bias = fold.values(gamma_v)
         self.words_weight = precision.operand(torch.cat((keys, values), 1))  # (D, 2 M C)
         self.words_bias = torch.cat((key_bias, value_bias)).to(precision.dtype)
-        self.offset_weight, self.offset_bias = offsets.float(), offset_bias.float()  # (M, D), (M,)
+        self.offset_parts = offsets.float(), offset_bias.float()  # (M, D), (M,)
         self.image_bias = (attention.out_v_proj.bias.detach().double() * gamma_v).float()
         pooled, text_bias = fold.pooled(gamma_l)
         self.pooled_weight, self.text_bias = precision.operand(pooled), text_bias.float()  # (M C, D), (D,)
@@ -67,7 +67,7 @@ class AcceleratedFusion:
         batch, words, _ = text.shape
         visual, text = visual.contiguous(), text.contiguous()
         residual, operand, offsets = normalise_words(
-            text, text_mask, *self.text_norm, self.offset_weight, self.offset_bias, self.text_bias, self.precision.dtype
+            text, text_mask, self.text_norm, self.offset_parts, self.text_bias, self.precision.dtype
         )
         folded = torch.addmm(self.words_bias, operand.flatten(0, 1), self.words_weight)
         folded = folded.view(batch, words, 2, self.num_heads, visual.shape[-1])

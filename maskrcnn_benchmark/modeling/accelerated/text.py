@@ -82,13 +82,13 @@ class PostNormLayer:
         attended = word_attention(qkv, text_mask, self.num_heads, self.limits, dot=self.precision.dot).flatten(0, 1)
         update = full_product(attended, self.attention_output.weight)
         bias = self.attention_output.bias
-        residual, operand = post_layer_norm(update, bias, residual, *self.attention_norm, dtype)
+        residual, operand = post_layer_norm(update, bias, residual, self.attention_norm, dtype)
         hidden = torch.addmm(self.hidden.bias, operand, self.hidden.weight)
         if self.is_limited:  # GELU raises no number, so that its results need no limits of their own
             hidden = hidden.clamp_(-CLAMP_LIMIT, CLAMP_LIMIT)
         update = full_product(F.gelu(hidden), self.output.weight)
         return post_layer_norm(
-            update, self.output.bias, residual, *self.output_norm, dtype,
+            update, self.output.bias, residual, self.output_norm, dtype,
             limit_update=self.is_limited, limit_result=self.is_limited,
         )  # fmt: skip
 
@@ -152,7 +152,7 @@ class AcceleratedTextEncoder:
         ids, mask = tokens["input_ids"], tokens["attention_mask"]
         words = F.embedding(ids.flatten(), self.word_table)
         positions = self._positions(ids).flatten(0, -2)
-        residual, operand = post_layer_norm(words, self.type_embedding, positions, *self.norm, self.precision.dtype)
+        residual, operand = post_layer_norm(words, self.type_embedding, positions, self.norm, self.precision.dtype)
         states = [residual]
         for layer in self.layers:
             residual, operand = layer(residual, operand, mask)

@@ -8,7 +8,6 @@ of the size of the columns (locations x taps x channels) is stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from .deform_conv_hopper import fits_hopper, launch_hopper
 from .deform_sampling import gather_samples, load_offsets, sample_points, strip_position
-from .triton_support import as_operand, jit, jit_for_sizes, runs_kernels, tl
+from .triton_support import as_operand, jit, jit_for_sizes, tl
 
 TASK_FIELDS = 10
 
@@ -272,73 +271,3 @@ def deform_conv_rows(
 def rows_of_weight(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights (O, C, kh, kw) -> (O, kh * kw * C), taps outermost, as the kernels read them."""
     return weight.detach().permute(0, 2, 3, 1).flatten(1).to(dtype).contiguous()
-
-
-@lru_cache(maxsize=64)
-def _single_task(
-    size: tuple[int, int], out_size: tuple[int, int], stride: int, block_rows: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    task = ConvTask(0, *size, 0, *out_size, stride, 0, 0, 0)
-    blocks = block_table([out_size[0] * out_size[1]], block_rows)
-    return int_table([task], device), int_table(blocks, device)
-
-
-def fits_channels_last(input: Tensor, weight: Tensor, offset: Tensor) -> bool:
-    """Whether `deform_conv2d_channels_last` can take these; it makes no gradients."""
-    out_channels, channels, kernel_height, kernel_width = weight.shape
-    return (
-        runs_kernels(input)
-        and input.dtype in TUNINGS
-        and input.is_contiguous(memory_format=torch.channels_last)
-        and input.shape[1] == channels
-        and offset.shape[1] == 2 * kernel_height * kernel_width
-        and channels >= 16
-        and channels & (channels - 1) == 0
-        and out_channels >= 16
-        and out_channels & (out_channels - 1) == 0
-        and input[0].numel() < 2**31
-    )
-
-
-def deform_conv2d_channels_last(
-    input: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    mask: Tensor | None = None,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
-    dot: str = "tf32",
-    tuning: Tuning | None = None,
-) -> Tensor:
-    """`ops.deform_conv2d` without gradients for one group, one offset group and channels-last maps.
-
-    Samples are interpolated in float32, rounded to the type of the input for the matrix product and summed in float32.
-
-    Args: as `ops.deform_conv2d`; `fits_channels_last` says what it takes. dot: input precision of float32 products.
-
-    Returns: (B, O, H', W'), channels last, of the type of the input.
-    """
-    batch, channels, height, width = input.shape
-    out_size = (offset.shape[2], offset.shape[3])
-    tuning = tuning or TUNINGS[input.dtype]
-    tasks, blocks = _single_task((height, width), out_size, stride, tuning.block_rows, input.device)
-    out = input.new_empty(batch, out_size[0] * out_size[1], len(weight))
-    deform_conv_rows(
-        input.permute(0, 2, 3, 1).flatten(1, 2),
-        offset.flatten(1).contiguous(),
-        None if mask is None else mask.flatten(1).contiguous(),
-        rows_of_weight(weight, input.dtype)[None],
-        None if bias is None else bias.detach().float()[None],
-        tasks,
-        blocks,
-        out,
-        tuning=tuning,
-        dot=dot,
-        taps=(weight.shape[2], weight.shape[3]),
-        padding=padding,
-        dilation=dilation,
-    )
-    return out.unflatten(1, out_size).permute(0, 3, 1, 2)

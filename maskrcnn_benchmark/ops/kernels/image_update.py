@@ -128,12 +128,12 @@ def _image_update_kernel(
     keys: tl.tensor,
     offsets: tl.tensor,
     normalisers: tl.tensor,
-    bias: tl.tensor,
-    residual: tl.tensor,
-    out: tl.tensor,
     locations: int,
     words: int,
     padded: int,
+    bias: tl.tensor,
+    residual: tl.tensor,
+    out: tl.tensor,
     heads: tl.constexpr,
     channels: tl.constexpr,
     block: tl.constexpr,
@@ -142,10 +142,10 @@ def _image_update_kernel(
     clamp_max: tl.constexpr,
     dot: tl.constexpr,
 ) -> None:
+    channel = tl.arange(0, channels)
     image = tl.program_id(1).to(tl.int64)
     location = tl.program_id(0) * block + tl.arange(0, block)
     is_location = location < locations
-    channel = tl.arange(0, channels)
     visual += image * locations * channels
     place = location[:, None] * channels + channel[None, :]
     visual_block = tl.load(visual + place, mask=is_location[:, None], other=0.0)
@@ -222,7 +222,7 @@ def image_update(
     out = torch.empty_like(residual)
     tile = tilings.update
     _image_update_kernel[(triton.cdiv(locations, tile.locations), batch)](
-        visual, words.keys_and_values, words.offsets, normalisers, bias, residual, out, *sizes, tile.locations,
-        tile.words, **flags, num_warps=tile.warps, num_stages=tile.stages,
+        visual, words.keys_and_values, words.offsets, normalisers, *sizes[:3], bias, residual, out, *sizes[3:],
+        tile.locations, tile.words, **flags, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out

@@ -15,25 +15,20 @@ from .triton_support import jit_for_sizes, next_power_of_2, runs_kernels, tl, tr
 
 TILE_NUMBERS = 2048  # of one program
 
+NormParts = tuple[Tensor, Tensor, float]
+HeadParts = tuple[Tensor, Tensor]
+
 
 def post_layer_norm_reference(
-    update: Tensor,
-    bias: Tensor,
-    residual: Tensor,
-    weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
-    dtype: torch.dtype,
-    *,
-    limit_update: bool = False,
-    limit_result: bool = False,
+    update: Tensor, bias: Tensor, residual: Tensor, norm: NormParts, dtype: torch.dtype, limits: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """The definition of `post_layer_norm`."""
+    """The definition of `post_layer_norm`; limits: of the update and of the result."""
+    weight, norm_bias, eps = norm
     update = update + bias
-    if limit_update:
+    if limits[0]:
         update = update.clamp(-CLAMP_LIMIT, CLAMP_LIMIT)
     result = F.layer_norm(residual + update, weight.shape, weight, norm_bias, eps)
-    if limit_result:
+    if limits[1]:
         result = result.clamp(-CLAMP_LIMIT, CLAMP_LIMIT)
     return result, result.to(dtype)
 
@@ -75,9 +70,7 @@ def post_layer_norm(
     update: Tensor,
     bias: Tensor,
     residual: Tensor,
-    weight: Tensor,
-    norm_bias: Tensor,
-    eps: float,
+    norm: NormParts,
     dtype: torch.dtype,
     *,
     limit_update: bool = False,
@@ -87,39 +80,30 @@ def post_layer_norm(
 
     Args:
         update, residual: (R, D) float32, contiguous.
-        bias, weight, norm_bias: (D,) float32.
+        bias: (D,) float32; norm: weight and bias (D,) float32 of the LayerNorm, and its epsilon.
         dtype: of the second result.
         limit_update, limit_result: keep update + bias, and the result, inside -50000 and 50000.
     Returns: the result (R, D) in float32 and in dtype; for float32 they may be one tensor.
     """
     if not runs_kernels(update):
-        return post_layer_norm_reference(
-            update, bias, residual, weight, norm_bias, eps, dtype, limit_update=limit_update, limit_result=limit_result
-        )
+        return post_layer_norm_reference(update, bias, residual, norm, dtype, (limit_update, limit_result))
     rows, width = update.shape
     result = torch.empty_like(residual)
     operand = result if dtype == torch.float32 else torch.empty_like(residual, dtype=dtype)
     block = next_power_of_2(width)
     tile_rows = max(1, TILE_NUMBERS // block)
     _post_layer_norm_kernel[(triton.cdiv(rows, tile_rows),)](
-        update, bias, residual, weight, norm_bias, result, operand, rows, eps, width, block, tile_rows, limit_update,
-        limit_result,
+        update, bias, residual, norm[0], norm[1], result, operand, rows, norm[2], width, block, tile_rows,
+        limit_update, limit_result,
     )  # fmt: skip
     return result, operand
 
 
 def normalise_words_reference(
-    text: Tensor,
-    text_mask: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    head_weight: Tensor,
-    head_bias: Tensor,
-    addend: Tensor,
-    dtype: torch.dtype,
+    text: Tensor, text_mask: Tensor, norm: NormParts, head: HeadParts, addend: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The definition of `normalise_words`."""
+    (weight, bias, eps), (head_weight, head_bias) = norm, head
     normed = F.layer_norm(text, weight.shape, weight, bias, eps)
     offsets = (normed @ head_weight.t() + head_bias).transpose(1, 2)  # (B, M, T)
     offsets = offsets.masked_fill((text_mask == 0)[:, None], float("-inf"))
@@ -176,35 +160,27 @@ def _normalise_words_kernel(
 
 
 def normalise_words(
-    text: Tensor,
-    text_mask: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    eps: float,
-    head_weight: Tensor,
-    head_bias: Tensor,
-    addend: Tensor,
-    dtype: torch.dtype,
+    text: Tensor, text_mask: Tensor, norm: NormParts, head: HeadParts, addend: Tensor, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """LayerNorm of every word, and one number of it for each head.
 
     Args:
         text: (B, T, D) float32, contiguous; text_mask: (B, T) integer or bool, 1 = word.
-        weight, bias, addend: (D,) float32.
-        head_weight: (M, D) float32; head_bias: (M,) float32.
+        norm: weight and bias (D,) float32 of the LayerNorm, and its epsilon; addend: (D,) float32.
+        head: weights (M, D) and biases (M,) float32 of the numbers.
         dtype: of the second result.
     Returns:
-        normed + addend (B, T, D) float32; normed (B, T, D) in dtype; normed @ head_weight^T + head_bias as
+        normed + addend (B, T, D) float32; normed (B, T, D) in dtype; normed @ weights^T + biases as
         (B, M, P) float32 with minus infinity at padding, where P is `padded_words(T)`.
     """
     if not runs_kernels(text):
-        return normalise_words_reference(text, text_mask, weight, bias, eps, head_weight, head_bias, addend, dtype)
+        return normalise_words_reference(text, text_mask, norm, head, addend, dtype)
     batch, words, width = text.shape
-    heads, padded = len(head_weight), padded_words(words)
+    heads, padded = len(head[0]), padded_words(words)
     residual, operand = torch.empty_like(text), torch.empty_like(text, dtype=dtype)
     offsets = torch.empty(batch, heads, padded, dtype=torch.float32, device=text.device)
     _normalise_words_kernel[(padded, batch)](
-        text, text_mask.contiguous(), weight, bias, head_weight, head_bias, addend, residual, operand, offsets,
-        words, padded, eps, width, next_power_of_2(width), heads, next_power_of_2(heads),
+        text, text_mask.contiguous(), norm[0], norm[1], *head, addend, residual, operand, offsets,
+        words, padded, norm[2], width, next_power_of_2(width), heads, next_power_of_2(heads),
     )  # fmt: skip
     return residual, operand, offsets

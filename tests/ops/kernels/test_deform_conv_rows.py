@@ -11,12 +11,13 @@ from torch import Tensor
 from maskrcnn_benchmark.ops import deform_conv2d
 from maskrcnn_benchmark.ops.kernels.deform_columns import deform_columns
 from maskrcnn_benchmark.ops.kernels.deform_conv import (
+    TUNINGS,
     ConvTask,
     Tuning,
     block_table,
-    deform_conv2d_channels_last,
-    fits_channels_last,
+    deform_conv_rows,
     int_table,
+    rows_of_weight,
 )
 
 SMALL = Tuning(block_rows=32, block_channels=16, chunk=16, num_warps=4, num_stages=2, is_direct=False)
@@ -48,6 +49,44 @@ def make_inputs(device, size=(7, 9), out_size=(7, 9), channels=16, out_channels=
 def expected(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, **geometry) -> Tensor:
     wide = [None if tensor is None else tensor.double() for tensor in (x, offset, weight, bias, mask)]
     return deform_conv2d(*wide[:4], mask=wide[4], **geometry)
+
+
+def deform_conv2d_channels_last(
+    input: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    dot: str = "tf32",
+    tuning: Tuning | None = None,
+) -> Tensor:
+    """`ops.deform_conv2d` for one group, one offset group and channels-last maps, as one task of the kernel."""
+    batch, _, height, width = input.shape
+    out_size = (offset.shape[2], offset.shape[3])
+    tuning = tuning or TUNINGS[input.dtype]
+    tasks = int_table([ConvTask(0, height, width, 0, *out_size, stride, 0, 0, 0)], input.device)
+    blocks = int_table(block_table([out_size[0] * out_size[1]], tuning.block_rows), input.device)
+    out = input.new_empty(batch, out_size[0] * out_size[1], len(weight))
+    deform_conv_rows(
+        input.permute(0, 2, 3, 1).flatten(1, 2),
+        offset.flatten(1).contiguous(),
+        None if mask is None else mask.flatten(1).contiguous(),
+        rows_of_weight(weight, input.dtype)[None],
+        None if bias is None else bias.detach().float()[None],
+        tasks,
+        blocks,
+        out,
+        tuning=tuning,
+        dot=dot,
+        taps=(weight.shape[2], weight.shape[3]),
+        padding=padding,
+        dilation=dilation,
+    )
+    return out.unflatten(1, out_size).permute(0, 3, 1, 2)
 
 
 def close(found: Tensor, wanted: Tensor) -> None:
@@ -128,12 +167,3 @@ def test_columns_are_the_sampled_pixels(kernel_device):
     columns = deform_columns(x.permute(0, 2, 3, 1).flatten(1, 2), driving, tasks, blocks, 32, 63)
     weight = torch.eye(9 * 16, dtype=torch.float64, device=x.device).view(-1, 3, 3, 16).permute(0, 3, 1, 2)
     close(columns, expected(x, offset, weight.contiguous(), None, mask, padding=1).flatten(2).mT)
-
-
-def test_fits_channels_last(kernel_device):
-    x, offset, weight, _, _ = make_inputs(kernel_device)
-    assert fits_channels_last(x, weight, offset)
-    assert not fits_channels_last(x.double(), weight, offset)
-    assert not fits_channels_last(x.contiguous(), weight, offset)
-    assert not fits_channels_last(x, weight[:24], offset)
-    assert not fits_channels_last(x, weight, offset.repeat(1, 2, 1, 1))

@@ -55,7 +55,7 @@ def test_post_layer_norm(is_limited):
     expected = F.layer_norm(residual + (sums.clamp(max=50000) if is_limited else sums), (48,), weight, norm_bias, 1e-5)
     if is_limited:
         expected = expected.clamp(max=50000)
-    arguments = (update, bias, residual, weight, norm_bias, 1e-5, torch.bfloat16)
+    arguments = (update, bias, residual, (weight, norm_bias, 1e-5), torch.bfloat16)
     flags = {"limit_update": is_limited, "limit_result": is_limited}
     definition = word_norm.post_layer_norm(*arguments, **flags)
     with interpreted_kernels():
@@ -71,7 +71,7 @@ def test_normalise_words():
     weight, bias, addend = torch.randn(3, 48)
     head_weight, head_bias = torch.randn(3, 48), torch.randn(3)
     normed = F.layer_norm(text, (48,), weight, bias, 1e-5)
-    arguments = (text, mask, weight, bias, 1e-5, head_weight, head_bias, addend, torch.float16)
+    arguments = (text, mask, (weight, bias, 1e-5), (head_weight, head_bias), addend, torch.float16)
     definition = word_norm.normalise_words(*arguments)
     with interpreted_kernels():
         found = word_norm.normalise_words(*arguments)
