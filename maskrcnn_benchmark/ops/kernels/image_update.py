@@ -136,11 +136,11 @@ def _image_update_kernel(
     out: tl.tensor,
     heads: tl.constexpr,
     channels: tl.constexpr,
-    block: tl.constexpr,
-    word_block: tl.constexpr,
+    dot: tl.constexpr,
     clamp_min: tl.constexpr,
     clamp_max: tl.constexpr,
-    dot: tl.constexpr,
+    block: tl.constexpr,
+    word_block: tl.constexpr,
 ) -> None:
     channel = tl.arange(0, channels)
     image = tl.program_id(1).to(tl.int64)
@@ -223,6 +223,7 @@ def image_update(
     tile = tilings.update
     _image_update_kernel[(triton.cdiv(locations, tile.locations), batch)](
         visual, words.keys_and_values, words.offsets, normalisers, *sizes[:3], bias, residual, out, *sizes[3:],
-        tile.locations, tile.words, **flags, num_warps=tile.warps, num_stages=tile.stages,
+        block=tile.locations,
+        word_block=tile.words, **flags, num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return out
