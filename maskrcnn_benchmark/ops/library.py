@@ -89,6 +89,16 @@ def fake(overload: torch._ops.OpOverload) -> Callable[[F], F]:
     return torch.library.register_fake(qualified(overload), lib=LIBRARY)
 
 
+def once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """`once_differentiable`, without what it costs where nobody asks for the graph of the gradient."""
+    guarded = once_differentiable(backward)
+
+    def run(ctx: Any, *grads: Any) -> Any:
+        return guarded(ctx, *grads) if torch.is_grad_enabled() else backward(ctx, *grads)
+
+    return run
+
+
 def autograd(overload: torch._ops.OpOverload, backward: Callable[..., Any], save: Callable[..., None]) -> None:
     """Makes an operator differentiable, once.
 
@@ -106,8 +116,14 @@ def autograd(overload: torch._ops.OpOverload, backward: Callable[..., Any], save
         save(ctx, inputs, output)
         return output
 
-    methods = {"forward": staticmethod(forward), "backward": staticmethod(once_differentiable(backward))}
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(once(backward))}
     function: Any = type(f"{overload._schema.name.rpartition(':')[2]}_autograd", (torch.autograd.Function,), methods)
+
+    differentiate(overload, function)
+
+
+def differentiate(overload: torch._ops.OpOverload, function: type[torch.autograd.Function]) -> None:
+    """Makes an operator differentiable through a function that takes its arguments and computes what it does."""
 
     def dispatch(*inputs: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*inputs):

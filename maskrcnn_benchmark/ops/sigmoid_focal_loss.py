@@ -45,15 +45,21 @@ def token_sigmoid_focal_loss(
     Returns: the sum, a scalar; float32 at least. The same in every run: the order of the additions is fixed.
     Raises: ValueError for shapes that do not fit.
     """
-    if logits.dim() != 3 or targets.shape != logits.shape:
+    shape = logits.shape
+    if len(shape) != 3 or targets.shape != shape:
         raise ValueError(
-            f"logits and targets must share a shape (B, N, T), got {tuple(logits.shape)} and {tuple(targets.shape)}"
+            f"logits and targets must share a shape (B, N, T), got {tuple(shape)} and {tuple(targets.shape)}"
         )
-    if text_mask is not None and text_mask.shape != (logits.shape[0], logits.shape[2]):
+    if text_mask is not None and text_mask.shape != (shape[0], shape[2]):
         raise ValueError(
-            f"text_mask must have the shape {(logits.shape[0], logits.shape[2])} of the batch and the tokens, "
+            f"text_mask must have the shape {(shape[0], shape[2])} of the batch and the tokens, "
             f"got {tuple(text_mask.shape)}"
         )
+    if logits.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        # The same as below without the way through the dispatcher and back to Python, which takes as long as the
+        # kernels. Autocast has nothing to cast: the kernels compute in float32 whatever they read.
+        result: Tensor = _TokenLoss.apply(logits, targets, text_mask, alpha, gamma)
+        return result
     return _token_loss(logits, targets, text_mask, alpha, gamma)
 
 
@@ -87,17 +93,17 @@ def _plain_token_loss(logits: Tensor, targets: Tensor, text_mask: Tensor | None,
     return _weighted(loss, targets, text_mask, alpha).sum()
 
 
-def _plain_token_gradient(
-    grad: Tensor, logits: Tensor, targets: Tensor, text_mask: Tensor | None, alpha: float, gamma: float
-) -> Tensor:
-    dtype = logits.dtype
+def _plain_token_loss_with_gradient(
+    logits: Tensor, targets: Tensor, text_mask: Tensor | None, alpha: float, gamma: float
+) -> tuple[Tensor, Tensor]:
+    loss = _plain_token_loss(logits, targets, text_mask, alpha, gamma)
     logits, targets = _counted(logits, targets, text_mask)
     p, miss = logits.sigmoid(), _miss(logits, targets)
     cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     change = p * (-logits).sigmoid() * (1 - 2 * targets)  # of the miss
     relative = torch.where(miss > 0, change / miss, 0.0)
     slope = miss**gamma * (p - targets + gamma * cross_entropy * relative)
-    return (grad * _weighted(slope, targets, text_mask, alpha)).to(dtype)
+    return loss, _weighted(slope, targets, text_mask, alpha)
 
 
 def _counted(logits: Tensor, targets: Tensor, text_mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -133,10 +139,10 @@ _token_loss = library.define(
     "token_sigmoid_focal_loss(Tensor logits, Tensor targets, Tensor? text_mask, float alpha, float gamma) -> Tensor",
     _plain_token_loss,
 )
-_token_gradient = library.define(
-    "_token_sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, Tensor? text_mask, "
-    "float alpha, float gamma) -> Tensor",
-    _plain_token_gradient,
+_token_loss_with_gradient = library.define(
+    "_token_sigmoid_focal_loss_with_gradient(Tensor logits, Tensor targets, Tensor? text_mask, float alpha, "
+    "float gamma) -> (Tensor, Tensor)",
+    _plain_token_loss_with_gradient,
 )
 
 
@@ -150,8 +156,13 @@ def _(logits: Tensor, targets: Tensor, text_mask: Tensor | None, alpha: float, g
     return logits.new_empty((), dtype=library.accumulate_dtype(logits.dtype))
 
 
+@library.fake(_token_loss_with_gradient)
+def _(logits: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
+    dtype = library.accumulate_dtype(logits.dtype)
+    return logits.new_empty((), dtype=dtype), logits.new_empty(logits.shape, dtype=dtype)
+
+
 @library.fake(_label_gradient)
-@library.fake(_token_gradient)
 def _(grad: Tensor, logits: Tensor, *others: Any) -> Tensor:
     return logits.new_empty(logits.shape)
 
@@ -165,11 +176,29 @@ def _label_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return _label_gradient(grad, *ctx.saved_tensors, *ctx.exponents), None, None, None
 
 
-def _token_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return _token_gradient(grad, *ctx.saved_tensors, *ctx.exponents), None, None, None, None
+class _TokenLoss(torch.autograd.Function):
+    """Computes the gradient along with the loss and keeps nothing else: what is left to do is a multiplication."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, text_mask: Tensor | None, alpha: float, gamma: float
+    ) -> Tensor:
+        loss, gradient = _token_loss_with_gradient(logits, targets, text_mask, alpha, gamma)
+        ctx.dtype = logits.dtype
+        ctx.save_for_backward(gradient)
+        return loss
+
+    @staticmethod
+    @library.once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        if gradient.dtype == ctx.dtype:
+            return gradient * grad, None, None, None, None
+        rounded = torch.empty_like(gradient, dtype=ctx.dtype)
+        return torch.mul(gradient, grad, out=rounded), None, None, None, None
 
 
 library.autograd(_label_loss, _label_backward, _save)
-library.autograd(_token_loss, _token_backward, _save)
+library.differentiate(_token_loss, _TokenLoss)
 library.autocast(_label_loss, torch.float32)
 library.autocast(_token_loss, torch.float32)

@@ -8,8 +8,8 @@ from torch import Tensor
 from maskrcnn_benchmark.ops.sigmoid_focal_loss import (
     _plain_label_gradient,
     _plain_label_loss,
-    _plain_token_gradient,
     _plain_token_loss,
+    _plain_token_loss_with_gradient,
     sigmoid_focal_loss,
     token_sigmoid_focal_loss,
 )
@@ -73,12 +73,11 @@ def test_token_loss_in_low_precision(dtype, wide_targets, device):
     targets = targets.float() if wide_targets else targets
     arguments = (mask, 0.25, 2.0)
     exact = value_and_gradient(token_definition, logits.double(), targets.double(), *arguments)
-    plain = _plain_token_loss(logits, targets, *arguments)
-    plain_gradient = _plain_token_gradient(torch.ones_like(plain), logits, targets, *arguments)
+    plain, plain_gradient = _plain_token_loss_with_gradient(logits, targets, *arguments)
     value, gradient = value_and_gradient(token_sigmoid_focal_loss, logits, targets, *arguments)
     assert value.dtype == torch.float32 and gradient.dtype == dtype
     assert_as_precise(value, plain, exact[0])
-    assert_as_precise(gradient, plain_gradient, exact[1])
+    assert_as_precise(gradient, plain_gradient.to(dtype), exact[1])
 
 
 @pytest.mark.parametrize("dtype", LOW_PRECISIONS)
@@ -102,10 +101,11 @@ def test_kernels_equal_the_plain_implementations(device):
         grad = torch.randn_like(actual)
         actual = OPERATORS._sigmoid_focal_loss_backward(grad, logits, labels.int(), *arguments)
         torch.testing.assert_close(actual, _plain_label_gradient(grad, logits, labels, *arguments))
-    grad = torch.full((), 3.0, dtype=torch.float64, device=device)
-    case = (*token_case(device), 0.25, 1.7)
-    actual = OPERATORS._token_sigmoid_focal_loss_backward(grad, *case)
-    torch.testing.assert_close(actual, _plain_token_gradient(grad, *case))
+    for gamma in (2.0, 1.7):
+        case = (*token_case(device), 0.25, gamma)
+        expected = _plain_token_loss_with_gradient(*case)
+        torch.testing.assert_close(OPERATORS._token_sigmoid_focal_loss_with_gradient(*case), expected)
+        torch.testing.assert_close(OPERATORS.token_sigmoid_focal_loss(*case), _plain_token_loss(*case))
 
 
 def test_any_layout_gives_one_result(device):
@@ -163,16 +163,17 @@ def test_registrations(device):
     for text_mask in (mask, None):
         arguments = (targets, text_mask, 0.25, 2.0)
         torch.library.opcheck(OPERATORS.token_sigmoid_focal_loss.default, (logits.clone().requires_grad_(), *arguments))
-        grad = torch.ones((), device=device)
-        torch.library.opcheck(OPERATORS._token_sigmoid_focal_loss_backward.default, (grad, logits, *arguments))
+        torch.library.opcheck(OPERATORS._token_sigmoid_focal_loss_with_gradient.default, (logits, *arguments))
+        torch.library.opcheck(OPERATORS._token_sigmoid_focal_loss_with_gradient.default, (logits.half(), *arguments))
     logits, labels = label_case(device, torch.float32)
     arguments = (labels, 2.0, 0.25)
     torch.library.opcheck(OPERATORS.sigmoid_focal_loss.default, (logits.clone().requires_grad_(), *arguments))
     torch.library.opcheck(OPERATORS._sigmoid_focal_loss_backward.default, (logits, logits, *arguments))
 
 
-def test_compiles_without_graph_breaks(device):
-    logits, targets, mask = token_case(device, torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiles_without_graph_breaks(dtype, device):
+    logits, targets, mask = token_case(device, dtype)
     labels = torch.randint(0, 20, (37,), device=device)
 
     def loss(logits):
@@ -181,6 +182,44 @@ def test_compiles_without_graph_breaks(device):
 
     compiled = compile_whole(loss, device)
     torch.testing.assert_close(value_and_gradient(compiled, logits), value_and_gradient(loss, logits))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *LOW_PRECISIONS])
+def test_the_registered_operator_has_the_gradient_of_the_function(dtype, device):
+    case = (*token_case(device, dtype), 0.25, 2.0)
+    direct = value_and_gradient(lambda *arguments: 3 * token_sigmoid_focal_loss(*arguments), *case)
+    registered = value_and_gradient(lambda *arguments: 3 * OPERATORS.token_sigmoid_focal_loss(*arguments), *case)
+    torch.testing.assert_close(direct, registered, rtol=0, atol=0)
+    with torch.no_grad():
+        torch.testing.assert_close(3 * token_sigmoid_focal_loss(*case), direct[0])
+
+
+def test_small_gradients_survive_until_they_are_scaled(device):
+    logits = torch.full((1, 1, 4), -12.0, dtype=torch.float16, device=device, requires_grad=True)
+    loss = token_sigmoid_focal_loss(logits, torch.zeros_like(logits), None, 0.25, 2.0)
+    (gradient,) = torch.autograd.grad(loss * 2.0**40, logits)
+    exact = value_and_gradient(token_definition, logits.detach().double(), logits.new_zeros(1, 1, 4), None, 0.25, 2.0)
+    torch.testing.assert_close(gradient.double() * 2.0**-40, exact[1], rtol=1e-2, atol=0)
+
+
+def test_a_graph_serves_twice_if_it_is_kept(device):
+    logits, targets, mask = token_case(device, torch.float32)
+    loss = token_sigmoid_focal_loss(logits.requires_grad_(), targets, mask, 0.25, 2.0)
+    first = torch.autograd.grad(loss, logits, retain_graph=True)[0].clone()
+    twice = torch.autograd.grad(2 * loss, logits, retain_graph=True)[0]
+    torch.testing.assert_close(twice, 2 * first, rtol=0, atol=0)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], first, rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        torch.autograd.grad(loss, logits)
+
+
+@pytest.mark.parametrize("operator", [token_sigmoid_focal_loss, OPERATORS.token_sigmoid_focal_loss])
+def test_there_is_no_second_derivative(operator, device):
+    logits, targets, mask = token_case(device, torch.float32)
+    loss = operator(logits.requires_grad_(), targets, mask, 0.25, 2.0) ** 2
+    (gradient,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        gradient.sum().backward()
 
 
 def test_autocast_gives_float32(device):
@@ -240,7 +279,9 @@ def test_the_gpu_computes_what_the_cpu_does(dtype):
 def test_a_recorded_graph_reads_fresh_input():
     def step(logits, targets, mask):
         value = OPERATORS.token_sigmoid_focal_loss(logits, targets, mask, 0.25, 2.0)
-        gradient = OPERATORS._token_sigmoid_focal_loss_backward(value, logits, targets, mask, 0.25, 2.0)
+        both = OPERATORS._token_sigmoid_focal_loss_with_gradient(logits, targets, mask, 0.25, 2.0)
+        gradient = both[1] * (both[0] + value)
+        gradient = gradient + value_and_gradient(token_sigmoid_focal_loss, logits, targets, mask, 0.25, 2.0)[1]
         labelled = OPERATORS.sigmoid_focal_loss(logits[0], mask[0, :1].expand(logits.shape[1]), 2.0, 0.25)
         return gradient + OPERATORS._sigmoid_focal_loss_backward(labelled, logits[0], mask.new_ones(37), 2.0, 0.25)
 

@@ -76,7 +76,8 @@ def test_gradients(device):
     logits = torch.randn(2, 3, 4, dtype=torch.float64, device=device, requires_grad=True)
     targets = torch.rand(2, 3, 4, dtype=torch.float64, device=device)
     mask = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1]], device=device)
-    assert torch.autograd.gradcheck(lambda x: token_sigmoid_focal_loss(x, targets, mask, 0.25, 2.0), logits)
+    for gamma in (2.0, 1.5):
+        assert torch.autograd.gradcheck(token_sigmoid_focal_loss, (logits, targets, mask, 0.25, gamma))
     labels = torch.tensor([0, 1, 4, -1, 2, 3], device=device)
     assert torch.autograd.gradcheck(lambda x: sigmoid_focal_loss(x.flatten(0, 1), labels, 2.0, 0.25), logits)
 

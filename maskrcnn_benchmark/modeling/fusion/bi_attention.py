@@ -31,6 +31,11 @@ def words_softmax(logits: Tensor, text_mask: Tensor | None, dim: int = -1) -> Te
     return logits.softmax(dim)
 
 
+def _has_no_padding(text_mask: Tensor) -> bool:
+    """Whether masking can be left out; on a GPU, where looking would mean to wait, never."""
+    return text_mask.device.type == "cpu" and not torch.compiler.is_compiling() and bool(text_mask.all())
+
+
 class BiMultiHeadAttention(nn.Module):
     """Lets every location attend to the words and every word to the locations, sharing one similarity matrix.
 
@@ -87,7 +92,7 @@ class BiMultiHeadAttention(nn.Module):
 
     def _image_update(self, logits: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
         """Similarities (B, N, M, T), text (B, T, l_dim) -> (B, N, v_dim)."""
-        mask = None if text_mask is None else text_mask[:, None, None]
+        mask = None if text_mask is None or _has_no_padding(text_mask) else text_mask[:, None, None]
         weights = F.dropout(words_softmax(logits, mask), self.dropout, self.training)
         values = self._heads(self.values_l_proj(text))  # (B, T, M, d)
         out_weight = self.out_v_proj.weight.view(-1, self.num_heads, self.head_dim)
