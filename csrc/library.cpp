@@ -1,8 +1,8 @@
 // The whole operator surface of the package, and what Python imports to load it.
 //
 // maskrcnn_benchmark/ops repeats each schema beside its plain PyTorch implementation, which serves where this library
-// has no kernel; a test compares the two. An operator whose name starts with an underscore is the backward pass of the
-// one of that name.
+// has no kernel; a test compares the two. An operator whose name starts with an underscore belongs to the one of that
+// name: it is its backward pass, or computes its gradient along with its result.
 #include <Python.h>
 
 #include <torch/csrc/stable/library.h>
@@ -28,8 +28,8 @@ STABLE_TORCH_LIBRARY(maskrcnn_benchmark, m) {
       "token_sigmoid_focal_loss(Tensor logits, Tensor targets, Tensor? text_mask, float alpha, float gamma) "
       "-> Tensor");
   m.def(
-      "_token_sigmoid_focal_loss_backward(Tensor grad, Tensor logits, Tensor targets, Tensor? text_mask, "
-      "float alpha, float gamma) -> Tensor");
+      "_token_sigmoid_focal_loss_with_gradient(Tensor logits, Tensor targets, Tensor? text_mask, float alpha, "
+      "float gamma) -> (Tensor, Tensor)");
 
   m.def(
       "roi_align(Tensor input, Tensor rois, float spatial_scale, int pooled_height, int pooled_width, "

@@ -3,8 +3,10 @@
 
 #include "dispatch.h"
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <array>
 #include <cmath>
 #include <optional>
 
@@ -53,24 +55,28 @@ GLIP_HOST_DEVICE inline T target_weight(T target, T alpha) {
   return alpha < T(0) ? T(1) : alpha * target + (T(1) - alpha) * (T(1) - target);
 }
 
+// The loss of one logit against a target between 0 and 1, and its derivative with respect to the logit.
 template <typename T>
-GLIP_HOST_DEVICE inline T token_focal_loss(T logit, T target, T alpha, T gamma) {
-  const Sigmoid<T> s(logit);
-  const T cross_entropy = -(target * s.log_p + (T(1) - target) * s.log_q);
-  const T miss = s.p * (T(1) - target) + s.q * target;  // 1 minus the probability of the target
-  return cross_entropy * focal_power(miss, gamma) * target_weight(target, alpha);
-}
+struct TokenFocalLoss {
+  T value, gradient;
 
-template <typename T>
-GLIP_HOST_DEVICE inline T token_focal_gradient(T logit, T target, T alpha, T gamma) {
-  const Sigmoid<T> s(logit);
-  const T cross_entropy = -(target * s.log_p + (T(1) - target) * s.log_q);
-  const T miss = s.p * (T(1) - target) + s.q * target;
-  // The derivative of miss over miss itself; 0 where the power of miss is.
-  const T relative = miss > T(0) ? s.p * s.q * (T(1) - T(2) * target) / miss : T(0);
-  const T slope = (s.p - target) + gamma * cross_entropy * relative;
-  return focal_power(miss, gamma) * slope * target_weight(target, alpha);
-}
+  GLIP_HOST_DEVICE TokenFocalLoss(T logit, T target, T alpha, T gamma) {
+    const Sigmoid<T> s(logit);
+    const T weight = target_weight(target, alpha);
+    const T cross_entropy = -(target * s.log_p + (T(1) - target) * s.log_q);
+    const T miss = s.p * (T(1) - target) + s.q * target;  // 1 minus the probability of the target
+    const T change = s.p * s.q * (T(1) - T(2) * target);  // of the miss
+    if (gamma == T(2)) {
+      value = cross_entropy * (miss * miss) * weight;
+      gradient = miss * (miss * (s.p - target) + T(2) * cross_entropy * change) * weight;
+    } else {
+      const T power = std::pow(miss, gamma);
+      const T relative = miss > T(0) ? change / miss : T(0);  // 0 where the power of the miss is
+      value = cross_entropy * power * weight;
+      gradient = power * ((s.p - target) + gamma * cross_entropy * relative) * weight;
+    }
+  }
+};
 
 // Which tokens count: (B, T) of any dtype and layout, larger than 0 for those that do; all of them without data.
 struct TextMask {
@@ -153,6 +159,28 @@ inline void check_token_focal_loss(
           dtype == ScalarType::Long,
       "text_mask must be Bool, Byte, Int, Long or floating, got ",
       dtype_text(dtype));
+}
+
+// What the token loss returns, not yet computed: the sum and the gradient, contiguous, of the type they are summed in.
+// Asks the allocator of the device directly: new_empty finds its way there by name, which takes longer than the rest.
+template <size_t Dim>
+Tensor empty_result(const Tensor& logits, const std::array<int64_t, Dim>& sizes) {
+  std::array<int64_t, Dim> strides;
+  int64_t stride = 1;
+  for (size_t i = Dim; i-- > 0; stride *= sizes[i]) strides[i] = stride;
+  int32_t device_type;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(logits.get(), &device_type));
+  const bool is_double = logits.scalar_type() == ScalarType::Double;
+  AtenTensorHandle result = nullptr;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      Dim,
+      sizes.data(),
+      strides.data(),
+      is_double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(),
+      device_type,
+      logits.get_device_index(),
+      &result));
+  return Tensor(result);
 }
 
 // Targets of the dtype of the logits or of the type they are summed in, converted if they are neither.

@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 namespace glip {
@@ -69,32 +70,39 @@ Tensor label_backward(const Tensor& grad, const Tensor& logits, const Tensor& la
   return result;
 }
 
-Tensor token_forward(
+// The sum of the losses and, unless it is null, the gradient: contiguous, of the dtype of the sum.
+Tensor token_loss(
     const Tensor& logits,
     const Tensor& targets,
-    std::optional<Tensor> text_mask,
+    const std::optional<Tensor>& text_mask,
     double alpha,
-    double gamma) {
-  check_token_focal_loss(logits, targets, text_mask);
+    double gamma,
+    Tensor* gradient) {
   const auto y = loadable_targets(targets, logits);
   const TextMask mask(text_mask);
   const int64_t locations = logits.size(1), tokens = logits.size(2), rows = logits.size(0) * locations;
-  auto loss = torch::stable::new_empty(logits, {}, accumulate_dtype(logits.scalar_type()));
+  auto loss = empty_result<0>(logits, {});
   dispatch_token_focal_loss(logits, y, [&](auto logit_tag, auto target_tag) {
     using A = accumulate_t<typename decltype(logit_tag)::type>;
     const View3d<const typename decltype(logit_tag)::type> x_view(logits);
     const View3d<const typename decltype(target_tag)::type> y_view(y);
+    A* slopes = gradient == nullptr ? nullptr : gradient->template mutable_data_ptr<A>();
     std::vector<double> sums(rows);  // added in one order, whatever the number of threads
     for_rows(rows, tokens, [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t batch = row / locations, location = row % locations;
-        for (int64_t token = 0; token < tokens; ++token)
-          if (mask.counts(batch, token))
-            sums[row] += token_focal_loss<A>(
-                static_cast<A>(*x_view.at(batch, location, token)),
-                static_cast<A>(*y_view.at(batch, location, token)),
-                A(alpha),
-                A(gamma));
+        for (int64_t token = 0; token < tokens; ++token) {
+          const bool counts = mask.counts(batch, token);
+          if (!counts && slopes != nullptr) slopes[row * tokens + token] = A(0);
+          if (!counts) continue;
+          const TokenFocalLoss<A> focal(
+              static_cast<A>(*x_view.at(batch, location, token)),
+              static_cast<A>(*y_view.at(batch, location, token)),
+              A(alpha),
+              A(gamma));
+          sums[row] += focal.value;
+          if (slopes != nullptr) slopes[row * tokens + token] = focal.gradient;
+        }
       }
     });
     double sum = 0;
@@ -104,45 +112,26 @@ Tensor token_forward(
   return loss;
 }
 
-Tensor token_backward(
-    const Tensor& grad,
+Tensor token_forward(
     const Tensor& logits,
     const Tensor& targets,
     std::optional<Tensor> text_mask,
     double alpha,
     double gamma) {
   check_token_focal_loss(logits, targets, text_mask);
-  check_shape(grad, "grad", {});
-  check_same_device(grad, "grad", logits, "logits");
-  const auto y = loadable_targets(targets, logits);
-  const auto g = torch::stable::to(grad, accumulate_dtype(logits.scalar_type()));
-  const TextMask mask(text_mask);
-  const int64_t locations = logits.size(1), tokens = logits.size(2), rows = logits.size(0) * locations;
-  auto result = torch::stable::new_empty(logits, logits.sizes());
-  dispatch_token_focal_loss(logits, y, [&](auto logit_tag, auto target_tag) {
-    using T = typename decltype(logit_tag)::type;
-    using A = accumulate_t<T>;
-    const View3d<const T> x_view(logits);
-    const View3d<const typename decltype(target_tag)::type> y_view(y);
-    auto* out = result.template mutable_data_ptr<T>();
-    const A scale = *g.template const_data_ptr<A>();
-    for_rows(rows, tokens, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t batch = row / locations, location = row % locations;
-        for (int64_t token = 0; token < tokens; ++token)
-          out[row * tokens + token] = mask.counts(batch, token)
-              ? static_cast<T>(
-                    scale *
-                    token_focal_gradient<A>(
-                        static_cast<A>(*x_view.at(batch, location, token)),
-                        static_cast<A>(*y_view.at(batch, location, token)),
-                        A(alpha),
-                        A(gamma)))
-              : T(0);
-      }
-    });
-  });
-  return result;
+  return token_loss(logits, targets, text_mask, alpha, gamma, nullptr);
+}
+
+std::tuple<Tensor, Tensor> token_forward_with_gradient(
+    const Tensor& logits,
+    const Tensor& targets,
+    std::optional<Tensor> text_mask,
+    double alpha,
+    double gamma) {
+  check_token_focal_loss(logits, targets, text_mask);
+  auto gradient = empty_result<3>(logits, {logits.size(0), logits.size(1), logits.size(2)});
+  auto loss = token_loss(logits, targets, text_mask, alpha, gamma, &gradient);
+  return {loss, gradient};
 }
 
 }  // namespace
@@ -151,7 +140,7 @@ STABLE_TORCH_LIBRARY_IMPL(maskrcnn_benchmark, CPU, m) {
   m.impl("sigmoid_focal_loss", TORCH_BOX(&label_forward));
   m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&label_backward));
   m.impl("token_sigmoid_focal_loss", TORCH_BOX(&token_forward));
-  m.impl("_token_sigmoid_focal_loss_backward", TORCH_BOX(&token_backward));
+  m.impl("_token_sigmoid_focal_loss_with_gradient", TORCH_BOX(&token_forward_with_gradient));
 }
 
 }  // namespace glip

@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <tuple>
+
 namespace glip {
 namespace {
 
@@ -74,9 +76,11 @@ Tensor label_backward(const Tensor& grad, const Tensor& logits, const Tensor& la
   return result;
 }
 
-// ---- tokens: a block of 64 x 4 threads covers 4 rows; a thread keeps to its columns, so it asks the mask once ----
+// ---- tokens: a block of 64 x 4 threads; a thread keeps to its columns, so it asks the mask once, and it loads from
+// several rows before it computes with any ----
 
 constexpr int kColumnThreads = 64, kRowThreads = kThreads / kColumnThreads;
+constexpr int kRowsAtOnce = 4, kBlockRows = kRowThreads * kRowsAtOnce;
 constexpr int64_t kMostBlocks = 2048;
 constexpr int kWide = 4;  // numbers that a thread loads at once
 
@@ -91,11 +95,12 @@ struct Grid {
   // Blocks along the rows and along the batch; loops in the kernels serve what is beyond them.
   dim3 blocks() const {
     const int64_t along_batch = std::min<int64_t>(batches, kMostBlocks);
-    return dim3(grid_blocks(rows, kRowThreads, std::max<int64_t>(1, kMostBlocks / along_batch)), along_batch);
+    return dim3(grid_blocks(rows, kBlockRows, std::max<int64_t>(1, kMostBlocks / along_batch)), along_batch);
   }
 };
 
-// Calls body(batch, row, column, which of the Width columns count) for the logits that belong to this thread.
+// Calls body(batch, first row, column, which of the Width columns count) for the logits that belong to this thread:
+// those of kRowsAtOnce rows, kRowThreads apart.
 template <int Width, typename Body>
 __device__ void for_packs(const Grid& grid, const TextMask& mask, const Body& body) {
   for (int64_t batch = blockIdx.y; batch < grid.batches; batch += gridDim.y)
@@ -103,8 +108,8 @@ __device__ void for_packs(const Grid& grid, const TextMask& mask, const Body& bo
       bool counts[Width];
 #pragma unroll
       for (int i = 0; i < Width; ++i) counts[i] = mask.counts(batch, column + i);
-      for (int64_t row = int64_t(blockIdx.x) * kRowThreads + threadIdx.y; row < grid.rows;
-           row += int64_t(gridDim.x) * kRowThreads)
+      for (int64_t row = int64_t(blockIdx.x) * kBlockRows + threadIdx.y; row < grid.rows;
+           row += int64_t(gridDim.x) * kBlockRows)
         body(batch, row, column, counts);
     }
 }
@@ -130,18 +135,39 @@ __device__ A block_sum(A value) {
   return value;
 }
 
-template <typename T, typename Target, typename A, int Width>
-__global__ void __launch_bounds__(kThreads) token_forward_kernel(
-    Grid grid, View3d<const T> logits, View3d<const Target> targets, TextMask mask, A alpha, A gamma, A* block_sums) {
+// The sum of the losses of every block and, with HasGradient, the gradient of every logit.
+template <typename T, typename Target, typename A, int Width, bool HasGradient>
+__global__ void __launch_bounds__(kThreads) token_loss_kernel(
+    Grid grid, View3d<const T> logits, View3d<const Target> targets, TextMask mask, A alpha, A gamma, A* block_sums,
+    A* gradient) {
   A sum = 0;
-  for_packs<Width>(grid, mask, [&](int64_t batch, int64_t row, int64_t column, const bool (&counts)[Width]) {
-    if (!any_counts(counts)) return;
-    const auto x = *reinterpret_cast<const Pack<T, Width>*>(logits.at(batch, row, column));
-    const auto y = *reinterpret_cast<const Pack<Target, Width>*>(targets.at(batch, row, column));
+  for_packs<Width>(grid, mask, [&](int64_t batch, int64_t first_row, int64_t column, const bool (&counts)[Width]) {
+    Pack<T, Width> x[kRowsAtOnce];
+    Pack<Target, Width> y[kRowsAtOnce];
+    const bool is_read = any_counts(counts);
 #pragma unroll
-    for (int i = 0; i < Width; ++i)
-      if (counts[i])
-        sum += token_focal_loss<A>(static_cast<A>(x.values[i]), static_cast<A>(y.values[i]), alpha, gamma);
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const int64_t row = first_row + r * kRowThreads;
+      if (!is_read || row >= grid.rows) continue;
+      x[r] = *reinterpret_cast<const Pack<T, Width>*>(logits.at(batch, row, column));
+      y[r] = *reinterpret_cast<const Pack<Target, Width>*>(targets.at(batch, row, column));
+    }
+#pragma unroll
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const int64_t row = first_row + r * kRowThreads;
+      if (row >= grid.rows) break;
+      Pack<A, Width> slopes;
+#pragma unroll
+      for (int i = 0; i < Width; ++i) {
+        slopes.values[i] = A(0);
+        if (!counts[i]) continue;
+        const TokenFocalLoss<A> focal(static_cast<A>(x[r].values[i]), static_cast<A>(y[r].values[i]), alpha, gamma);
+        sum += focal.value;
+        slopes.values[i] = focal.gradient;
+      }
+      if constexpr (HasGradient)
+        *reinterpret_cast<Pack<A, Width>*>(gradient + (batch * grid.rows + row) * grid.columns + column) = slopes;
+    }
   });
   sum = block_sum(sum);
   if (threadIdx.x == 0 && threadIdx.y == 0) block_sums[blockIdx.y * gridDim.x + blockIdx.x] = sum;
@@ -153,28 +179,6 @@ __global__ void __launch_bounds__(kThreads) add_block_sums_kernel(int64_t count,
   for (int64_t i = threadIdx.x; i < count; i += kThreads) sum += block_sums[i];
   sum = block_sum(sum);
   if (threadIdx.x == 0) *total = static_cast<A>(sum);
-}
-
-template <typename T, typename Target, typename A, int Width>
-__global__ void __launch_bounds__(kThreads) token_backward_kernel(
-    Grid grid, const A* grad, View3d<const T> logits, View3d<const Target> targets, TextMask mask, A alpha, A gamma,
-    T* out) {
-  const A scale = *grad;
-  for_packs<Width>(grid, mask, [&](int64_t batch, int64_t row, int64_t column, const bool (&counts)[Width]) {
-    Pack<T, Width> result;
-#pragma unroll
-    for (int i = 0; i < Width; ++i) result.values[i] = T(A(0));
-    if (any_counts(counts)) {
-      const auto x = *reinterpret_cast<const Pack<T, Width>*>(logits.at(batch, row, column));
-      const auto y = *reinterpret_cast<const Pack<Target, Width>*>(targets.at(batch, row, column));
-#pragma unroll
-      for (int i = 0; i < Width; ++i)
-        if (counts[i])
-          result.values[i] = static_cast<T>(
-              scale * token_focal_gradient<A>(static_cast<A>(x.values[i]), static_cast<A>(y.values[i]), alpha, gamma));
-    }
-    *reinterpret_cast<Pack<T, Width>*>(out + (batch * grid.rows + row) * grid.columns + column) = result;
-  });
 }
 
 // Whether kWide numbers from any multiple of kWide columns on lie side by side at an address that can be loaded at once.
@@ -196,59 +200,72 @@ void dispatch_tokens(const Tensor& logits, const Tensor& targets, const Body& bo
   });
 }
 
-Tensor token_forward(
-    const Tensor& logits, const Tensor& targets, std::optional<Tensor> text_mask, double alpha, double gamma) {
-  check_token_focal_loss(logits, targets, text_mask);
-  const DeviceGuard guard(logits.get_device_index());
-  const auto dtype = accumulate_dtype(logits.scalar_type());
-  auto loss = torch::stable::new_empty(logits, {}, dtype);
-  if (logits.numel() == 0) return torch::stable::zero_(loss);
+// Memory of the current stream that goes back to PyTorch's allocator at the end of the scope.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) {
+    TORCH_ERROR_CODE_CHECK(aoti_torch_cuda_caching_allocator_raw_alloc(bytes, &data_));
+  }
+  ~Workspace() {
+    aoti_torch_cuda_caching_allocator_raw_delete(data_);
+  }
+  Workspace(const Workspace&) = delete;
+  Workspace& operator=(const Workspace&) = delete;
+
+  template <typename T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+};
+
+// Writes the sum of the losses and, with HasGradient, the gradient: contiguous, of the dtype of the sum.
+template <bool HasGradient>
+void launch_token_loss(
+    const Tensor& logits, const Tensor& targets, const TextMask& mask, double alpha, double gamma, void* loss,
+    void* gradient) {
   const auto y = loadable_targets(targets, logits);
   const Grid grid{logits.size(0), logits.size(1), logits.size(2)};
   const dim3 blocks = grid.blocks(), threads(kColumnThreads, kRowThreads);
   const int64_t count = int64_t(blocks.x) * blocks.y;
-  auto sums = torch::stable::new_empty(logits, {count}, dtype);
-  const TextMask mask(text_mask);
+  const Workspace workspace(count * sizeof(double));
   const auto stream = current_stream(logits);
   dispatch_tokens(logits, y, [&](auto logit_tag, auto target_tag, auto width) {
     using T = typename decltype(logit_tag)::type;
     using Target = typename decltype(target_tag)::type;
     using A = accumulate_t<T>;
-    A* block_sums = sums.template mutable_data_ptr<A>();
-    token_forward_kernel<T, Target, A, decltype(width)::value><<<blocks, threads, 0, stream>>>(
-        grid, View3d<const T>(logits), View3d<const Target>(y), mask, A(alpha), A(gamma), block_sums);
+    A* block_sums = workspace.template as<A>();
+    token_loss_kernel<T, Target, A, decltype(width)::value, HasGradient><<<blocks, threads, 0, stream>>>(
+        grid, View3d<const T>(logits), View3d<const Target>(y), mask, A(alpha), A(gamma), block_sums,
+        static_cast<A*>(gradient));
     STD_CUDA_KERNEL_LAUNCH_CHECK();
-    add_block_sums_kernel<A><<<1, kThreads, 0, stream>>>(count, block_sums, loss.template mutable_data_ptr<A>());
+    add_block_sums_kernel<A><<<1, kThreads, 0, stream>>>(count, block_sums, static_cast<A*>(loss));
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+Tensor token_forward(
+    const Tensor& logits, const Tensor& targets, std::optional<Tensor> text_mask, double alpha, double gamma) {
+  check_token_focal_loss(logits, targets, text_mask);
+  const DeviceGuard guard(logits.get_device_index());
+  auto loss = empty_result<0>(logits, {});
+  if (logits.numel() == 0) return torch::stable::zero_(loss);
+  launch_token_loss<false>(logits, targets, TextMask(text_mask), alpha, gamma, loss.mutable_data_ptr(), nullptr);
   return loss;
 }
 
-Tensor token_backward(
-    const Tensor& grad, const Tensor& logits, const Tensor& targets, std::optional<Tensor> text_mask, double alpha,
-    double gamma) {
+std::tuple<Tensor, Tensor> token_forward_with_gradient(
+    const Tensor& logits, const Tensor& targets, std::optional<Tensor> text_mask, double alpha, double gamma) {
   check_token_focal_loss(logits, targets, text_mask);
-  check_shape(grad, "grad", {});
-  check_same_device(grad, "grad", logits, "logits");
   const DeviceGuard guard(logits.get_device_index());
-  auto result = torch::stable::new_empty(logits, logits.sizes());
-  if (logits.numel() == 0) return result;
-  const auto y = loadable_targets(targets, logits);
-  const auto wide = accumulate_dtype(logits.scalar_type());
-  const auto g = grad.scalar_type() == wide ? grad : torch::stable::to(grad, wide);
-  const Grid grid{logits.size(0), logits.size(1), logits.size(2)};
-  const dim3 threads(kColumnThreads, kRowThreads);
-  const TextMask mask(text_mask);
-  dispatch_tokens(logits, y, [&](auto logit_tag, auto target_tag, auto width) {
-    using T = typename decltype(logit_tag)::type;
-    using Target = typename decltype(target_tag)::type;
-    using A = accumulate_t<T>;
-    token_backward_kernel<T, Target, A, decltype(width)::value><<<grid.blocks(), threads, 0, current_stream(logits)>>>(
-        grid, g.template const_data_ptr<A>(), View3d<const T>(logits), View3d<const Target>(y), mask, A(alpha),
-        A(gamma), result.template mutable_data_ptr<T>());
-  });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return result;
+  auto loss = empty_result<0>(logits, {});
+  auto gradient = empty_result<3>(logits, {logits.size(0), logits.size(1), logits.size(2)});
+  if (logits.numel() == 0) return {torch::stable::zero_(loss), gradient};
+  launch_token_loss<true>(
+      logits, targets, TextMask(text_mask), alpha, gamma, loss.mutable_data_ptr(), gradient.mutable_data_ptr());
+  return {loss, gradient};
 }
 
 }  // namespace
@@ -257,7 +274,7 @@ STABLE_TORCH_LIBRARY_IMPL(maskrcnn_benchmark, CUDA, m) {
   m.impl("sigmoid_focal_loss", TORCH_BOX(&label_forward));
   m.impl("_sigmoid_focal_loss_backward", TORCH_BOX(&label_backward));
   m.impl("token_sigmoid_focal_loss", TORCH_BOX(&token_forward));
-  m.impl("_token_sigmoid_focal_loss_backward", TORCH_BOX(&token_backward));
+  m.impl("_token_sigmoid_focal_loss_with_gradient", TORCH_BOX(&token_forward_with_gradient));
 }
 
 }  // namespace glip
