@@ -27,7 +27,7 @@ from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION, PRECISIO
 
 HEADER = (
     "| configuration | pictures | batch | precision | path | ms / picture: median (fastest - slowest) of runs "
-    "| floor ms | boxes | peak GiB | first call s |\n|---|---|---|---|---|---|---|---|---|---|"
+    "| floor ms | boxes | peak GiB | first call s | arguments |\n|---|---|---|---|---|---|---|---|---|---|---|"
 )
 DISTINCT = 4  # sets of pictures and captions that the runs take in turn
 
@@ -113,24 +113,30 @@ def measure(work: Workload, made: Sequence[Job], run: Callable, *, runs: int, wa
     return Row(timing, sum(map(len, found)) / len(found), memory, first.median_s)
 
 
-def rows(args: argparse.Namespace) -> list[str]:
-    """The lines of the table under HEADER: plain and accelerated."""
-    precision = find_precision(args.precision)
+def build(args: argparse.Namespace) -> Workload:
+    """The detector that the arguments name."""
     device = torch.device("cuda")
-    work = workload.build(args.config_file, device, weights=args.weights, text_encoder=args.text_encoder)
+    return workload.build(args.config_file, device, weights=args.weights, text_encoder=args.text_encoder)
+
+
+def rows(args: argparse.Namespace, work: Workload) -> list[str]:
+    """The lines of the table under HEADER without their last column: plain and accelerated."""
+    precision = find_precision(args.precision)
     sizes = [tuple(size) for size in args.size]
     sizes = sizes if len(sizes) > 1 else sizes * args.batch_size
     made = make_jobs(work, sizes, chunks=args.chunks)
-    options = {"runs": args.runs, "warm_up": args.warm_up}
     lines = []
     with torch.inference_mode():
         if args.path != "accelerated":
+            work.model.use_precision(None)
+            runs = args.plain_runs or args.runs
             with plain_numbers(precision):
-                row = measure(work, made, one_by_one if args.chunks else detect, **options)
+                row = measure(work, made, one_by_one if args.chunks else detect, runs=runs, warm_up=min(runs // 2, 3))
             lines.append(line(work, args, sizes, made[0], row, "plain", precision))
         if args.path != "plain":
             work.model.use_precision(precision.name, use_graphs=not args.no_graphs)
-            row = measure(work, made, detect, **options)
+            row = measure(work, made, detect, runs=args.runs, warm_up=args.warm_up)
+            work.model.use_precision(None)
             lines.append(line(work, args, sizes, made[0], row, "accelerated", precision))
     return lines
 
@@ -181,6 +187,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--path", choices=("both", "plain", "accelerated"), default="both")
     parser.add_argument("--no-graphs", action="store_true", help="without CUDA graphs")
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--plain-runs", type=int, help="runs of the plain path, by default as many")
     parser.add_argument("--warm-up", type=int, default=5)
     args = parser.parse_args(argv)
     args.size = args.size or [[800, 1344]]
@@ -190,8 +197,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     args = parse()
     sys.stdout.write(f"{machine(torch.device('cuda'))}\n\n{HEADER}\n")
-    for text in rows(args):
-        sys.stdout.write(text + "\n")
+    for text in rows(args, build(args)):
+        sys.stdout.write(f"{text} {' '.join(sys.argv[1:])} |\n")
     return 0
 
 

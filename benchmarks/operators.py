@@ -140,12 +140,15 @@ def nms_rows(runs: int) -> list[str]:
     ]
 
 
+PARTS = (deform_rows, focal_rows, nms_rows)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     args = parser.parse_args()
     sys.stdout.write(f"{machine(torch.device('cuda'))}\n\n{HEADER}\n")
-    for rows in (deform_rows, focal_rows, nms_rows):
+    for rows in PARTS:
         for line in rows(args.runs):
             sys.stdout.write(line + "\n")
     return 0

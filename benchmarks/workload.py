@@ -26,7 +26,8 @@ from maskrcnn_benchmark.text.prompt import Prompt, build_prompts
 from maskrcnn_benchmark.utils.weight_conversion import load_weights
 
 GOLDEN = ROOT / "tests" / "golden"
-GLIP_T = ROOT / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml"
+CONFIGS = ROOT / "configs" / "pretrain"
+GLIP_T = CONFIGS / "glip_Swin_T_O365_GoldG.yaml"
 NUM_OBJECTS = 100
 REACH = 3  # cells around an object that see it
 BACKGROUND, FOREGROUND = -8.0, 1.0
