@@ -9,6 +9,7 @@ TensorFloat-32 on or off; "accelerated" is `model.use_precision`. Both have the 
 
 import argparse
 import contextlib
+import gc
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -104,6 +105,7 @@ def measure(work: Workload, made: Sequence[Job], run: Callable, *, runs: int, wa
         calls += 1
 
     with SelectionLoad(work.model, logits[:1] if is_single else logits):
+        gc.collect()
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         first = time_runs(step, device, runs=1, warm_up=0, prepare=prepare)
