@@ -21,9 +21,12 @@ from maskrcnn_benchmark.ops.kernels.gelu import gelu_
 from maskrcnn_benchmark.ops.kernels.patch_embedding import patch_embedding
 from maskrcnn_benchmark.ops.kernels.swin_mlp import MlpWeights, is_worthwhile, swin_mlp
 from maskrcnn_benchmark.ops.kernels.swin_norm import LayerNormWeights, add_layer_norm, merge_layer_norm
+from maskrcnn_benchmark.ops.kernels.triton_support import next_power_of_2
 from maskrcnn_benchmark.ops.kernels.window_attention import window_attention
 
 from .precision import Precision
+
+SMALLEST_HEAD = 16  # channels
 
 
 def supports(body: nn.Module) -> str | None:
@@ -36,9 +39,6 @@ def supports(body: nn.Module) -> str | None:
         for block in stage.blocks:
             if type(block) is not SwinTransformerBlock or type(block.attn) is not WindowAttention:
                 return f"a block is a {type(block).__name__} with a {type(block.attn).__name__}"
-            head_width = block.attn.qkv.in_features // block.attn.num_heads
-            if head_width < 16 or head_width & (head_width - 1):
-                return f"the heads are {head_width} channels wide, not a power of 2 of at least 16"
         if not isinstance(stage.downsample, PatchMerging | None):
             return f"the down-sampling is a {type(stage.downsample).__name__}, not a PatchMerging"
     return None
@@ -63,6 +63,27 @@ class LinearWeights(NamedTuple):
         return F.linear(x, self.weight, self.bias)
 
 
+def _attention_weights(block: SwinTransformerBlock, precision: Precision) -> tuple[LinearWeights, LinearWeights]:
+    """Projections of an attention to queries, keys and values, and from the heads to the output.
+
+    Heads get as many channels as the kernel takes, a power of 2; those that are added are zero.
+    """
+    attention = block.attn
+    width = attention.qkv.in_features // attention.num_heads
+    added = max(SMALLEST_HEAD, next_power_of_2(width)) - width
+    weight, bias = (
+        part.detach().unflatten(0, (3, attention.num_heads, width)).clone()
+        for part in (attention.qkv.weight, attention.qkv.bias)
+    )
+    if added:  # the kernel scales by the width that it sees
+        weight[0] *= ((width + added) / width) ** 0.5
+        bias[0] *= ((width + added) / width) ** 0.5
+    weight, bias = F.pad(weight, (0, 0, 0, added)).flatten(0, 2), F.pad(bias, (0, added)).flatten()
+    proj = LinearWeights.of(attention.proj, precision, block.gamma)
+    heads = F.pad(proj.weight.unflatten(1, (attention.num_heads, width)), (0, added)).flatten(1)
+    return LinearWeights(precision.operand(weight), bias.to(precision.dtype)), proj._replace(weight=heads)
+
+
 class Tokens(NamedTuple):
     """Tokens (B * H * W, C) as the sum of a residual in float32 and a branch in the type of the operands.
 
@@ -81,9 +102,8 @@ class _Block:
         dtype, self.precision = precision.dtype, precision
         self.window, self.shift = block.window, block.shift
         self.norm1, self.norm2 = LayerNormWeights.of(block.norm1), LayerNormWeights.of(block.norm2)
-        self.qkv = LinearWeights.of(block.attn.qkv, precision)
+        self.qkv, self.proj = _attention_weights(block, precision)
         self.position_bias = block.attn.relative_position_bias().detach().float().contiguous()
-        self.proj = LinearWeights.of(block.attn.proj, precision, block.gamma)
         self.mlp: MlpWeights | None = None
         if is_worthwhile(block.mlp.fc1.in_features, block.mlp.fc1.out_features, dtype):
             self.mlp = MlpWeights.of(block.mlp.fc1, block.mlp.fc2, dtype, block.gamma)

@@ -17,6 +17,7 @@ WIDER = (
     *("MODEL.SWINT.EMBED_DIM", 16, "MODEL.SWINT.NUM_HEADS", (1, 2, 4, 8)),
     *("MODEL.SWINT.OUT_CHANNELS", (16, 32, 64, 128), "MODEL.ATSS.INFERENCE_TH", 0.0),
 )
+NARROW_HEADS = ("MODEL.SWINT.NUM_HEADS", (2, 4, 4, 8))  # 8 and 16 channels each
 PROMPT_TUNING = ("MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER", True)
 CAPTIONS = ["red star. blue cup", "green tree"]
 MAPS = [{1: [1, 2], 2: [4]}, {3: [1, 2]}]
@@ -45,7 +46,9 @@ def images_of(*sizes, seed=1):
     return tiny_detector.random_images(*sizes, seed=seed)
 
 
-@pytest.mark.parametrize(("base", "options"), [(GLIP_T, ()), (GLIP_A, ()), (GLIP_T, PROMPT_TUNING)])
+@pytest.mark.parametrize(
+    ("base", "options"), [(GLIP_T, ()), (GLIP_A, ()), (GLIP_T, PROMPT_TUNING), (GLIP_T, NARROW_HEADS)]
+)
 @torch.no_grad()
 def test_definitions_equal_the_plain_detector(build, base, options):
     model, images = build(*options, base=base), images_of((60, 90), (64, 70))
@@ -110,7 +113,9 @@ def test_an_unknown_precision_is_refused(build):
 class TestOnAGpu:
     """Equal to the plain modules in fp32, directly and replayed, for all that may change between calls."""
 
-    @pytest.mark.parametrize(("base", "options"), [(GLIP_T, ()), (GLIP_A, ()), (GLIP_T, PROMPT_TUNING)])
+    @pytest.mark.parametrize(
+        ("base", "options"), [(GLIP_T, ()), (GLIP_A, ()), (GLIP_T, PROMPT_TUNING), (GLIP_T, NARROW_HEADS)]
+    )
     @torch.no_grad()
     def test_replays_on_fresh_input(self, build, base, options):
         model = build(*options, base=base).cuda()

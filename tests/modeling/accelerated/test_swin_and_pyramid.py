@@ -7,6 +7,7 @@ import torch
 from interpreted import check_interpreted
 from tiny_detector import scramble
 from torch import nn
+from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.modeling.accelerated import fpn as accelerated_fpn
 from maskrcnn_benchmark.modeling.accelerated import swin as accelerated_swin
@@ -102,7 +103,7 @@ def test_coarse_maps_alone(device):
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [({"convolutional": True}, "ConvEmbed"), ({"num_heads": (2, 4, 8)}, "8 channels wide"), ({}, None)],
+    [({"convolutional": True}, "ConvEmbed"), ({}, None)],
 )
 def test_bodies_that_are_not_supported(options, reason):
     body = small_body(**options)
@@ -161,3 +162,18 @@ def test_pyramid(device, top_channels, name, tolerance):
 def test_pyramids_that_are_not_supported(options, reason):
     with pytest.raises(ValueError, match=reason):
         AcceleratedFPN(small_pyramid(**options), find_precision("fp32"))
+
+
+def test_heads_of_any_width():
+    """The embedded model has heads of 20 channels, which the kernel sees as 32."""
+    torch.manual_seed(0)
+    body = SwinTransformer(
+        embed_dim=40, depths=(1, 2), num_heads=(2, 4), window=8, out_features=("stage2", "stage3")
+    ).eval()
+    images = torch.randn(1, 3, 40, 53)
+    with torch.no_grad(), interpreted_kernels():
+        found = AcceleratedSwin(body, find_precision("fp32"))(images)
+    with torch.no_grad():
+        expected = body(images)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.permute(0, 3, 1, 2), theirs, rtol=1e-4, atol=1e-4)

@@ -3,6 +3,8 @@
 It has no form without Triton: `test_interpreted` runs this file on the CPU, other runs need a GPU.
 """
 
+from functools import cache
+
 import pytest
 import torch
 from interpreted import IS_INTERPRETING, check_interpreted
@@ -51,6 +53,12 @@ def expected(x: Tensor, offset: Tensor, weight: Tensor, bias: Tensor | None, mas
     return deform_conv2d(*wide[:4], mask=wide[4], **geometry)
 
 
+@cache  # a graph cannot copy them to the device
+def tables(size, out_size, stride, block_rows, device) -> tuple[Tensor, Tensor]:
+    tasks = int_table([ConvTask(0, *size, 0, *out_size, stride, 0, 0, 0)], device)
+    return tasks, int_table(block_table([out_size[0] * out_size[1]], block_rows), device)
+
+
 def deform_conv2d_channels_last(
     input: Tensor,
     offset: Tensor,
@@ -68,8 +76,7 @@ def deform_conv2d_channels_last(
     batch, _, height, width = input.shape
     out_size = (offset.shape[2], offset.shape[3])
     tuning = tuning or TUNINGS[input.dtype]
-    tasks = int_table([ConvTask(0, height, width, 0, *out_size, stride, 0, 0, 0)], input.device)
-    blocks = int_table(block_table([out_size[0] * out_size[1]], tuning.block_rows), input.device)
+    tasks, blocks = tables((height, width), out_size, stride, tuning.block_rows, input.device)
     out = input.new_empty(batch, out_size[0] * out_size[1], len(weight))
     deform_conv_rows(
         input.permute(0, 2, 3, 1).flatten(1, 2),
