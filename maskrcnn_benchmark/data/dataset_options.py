@@ -48,6 +48,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
         "return_tokens": True,
         "is_train": is_train,
         "remove_images_without_annotations": is_train,
+        "use_difficult": not is_train,
     }
     if data.USE_OVERRIDE_CATEGORY and data.OVERRIDE_CATEGORY:
         options["override_category"] = data.OVERRIDE_CATEGORY

@@ -1,5 +1,6 @@
 """Datasets: item i -> (image, BoxList, i)."""
 
+from maskrcnn_benchmark.data.datasets.background import Background
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
@@ -11,8 +12,10 @@ from maskrcnn_benchmark.data.datasets.modulated import (
     PhrasecutDetection,
     RefExpDataset,
 )
+from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 
 __all__ = [
+    "Background",
     "COCODataset",
     "CocoGrounding",
     "ConcatDataset",
@@ -21,6 +24,7 @@ __all__ = [
     "GQADataset",
     "MixedDataset",
     "ModulatedDataset",
+    "PascalVOCDataset",
     "PhrasecutDetection",
     "RefExpDataset",
 ]
