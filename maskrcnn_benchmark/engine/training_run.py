@@ -142,7 +142,7 @@ def _load(checkpointer: Checkpointer, weight: str, resume: str) -> dict[str, Any
     if resume not in (RESUME_AUTO, RESUME_NONE):
         return checkpointer.resume(resume)
     if resume == RESUME_AUTO and checkpointer.has_checkpoint():
-        return checkpointer.load()
+        return checkpointer.load(weight)  # says that it does not read the weight
     if not weight:
         logger.info("MODEL.WEIGHT is empty: training starts from random weights")
         return {}

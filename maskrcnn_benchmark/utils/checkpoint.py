@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
@@ -15,7 +14,7 @@ from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.model_zoo import CATALOG_SCHEME, resolve_weights
 from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
-from maskrcnn_benchmark.utils.weight_files import atomic_path, read_checkpoint, select_state_dict
+from maskrcnn_benchmark.utils.weight_files import atomic_path, read_checkpoint, select_state_dict, write_pickled
 
 TAG_FILE = "last_checkpoint"
 
@@ -62,8 +61,8 @@ class Checkpointer:
         data.update(extra)
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
-        with atomic_path(path) as temporary:
-            torch.save(data, temporary)
+        with atomic_path(path, is_durable=True) as temporary:
+            write_pickled(data, temporary)
         self.tag_last_checkpoint(path)
 
     def load(
@@ -90,7 +89,7 @@ class Checkpointer:
         resume = self.has_checkpoint() and not force
         if resume:
             if f:
-                self.logger.info("Resuming from %s; %s is not read", self.get_checkpoint_file(), f)
+                self.logger.warning("Resuming from %s; the weights %s are not read", self.get_checkpoint_file(), f)
             f = self.get_checkpoint_file()
         if not f:
             self.logger.info("No checkpoint found. The model keeps its initial weights")
@@ -139,7 +138,7 @@ class Checkpointer:
 
     def tag_last_checkpoint(self, last_filename: str | os.PathLike[str]) -> None:
         """Write the bare name of ``last_filename`` into the tag file."""
-        with atomic_path(Path(self.save_dir, TAG_FILE)) as temporary:
+        with atomic_path(Path(self.save_dir, TAG_FILE), is_durable=True) as temporary:
             temporary.write_text(Path(last_filename).name, encoding="utf-8")
 
     def _load_file(self, f: str | os.PathLike[str], *, trust: bool) -> Any:

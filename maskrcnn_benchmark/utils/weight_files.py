@@ -175,8 +175,11 @@ def _shorten(names: Mapping[str, Any], limit: int = 8) -> str:
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, is_durable: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, renamed to it on success and removed on failure.
+
+    A kill never leaves half a file under the name; with ``is_durable`` a power cut does not either, as what was written
+    is on the disk before it gets its name.
 
     Raises: OSError naming ``path`` when it cannot be written, on a full disk for example.
     """
@@ -185,13 +188,40 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # a name may have 255 bytes
     try:
         yield temporary
+        if is_durable:
+            _flush(temporary)
         os.replace(temporary, path)
+        if is_durable:
+            _flush(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Waits until the file, or the names in the folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_pickled(data: Any, path: str | os.PathLike[str]) -> None:
+    """``torch.save``, but the reason why it cannot write is raised: ENOSPC on a full disk for example.
+
+    Raises: OSError.
+    """
+    try:
+        with open(path, "wb") as file:
+            torch.save(data, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def save_weights(
@@ -221,5 +251,5 @@ def save_weights(
         if path.suffix == ".safetensors":
             save_safetensors(state, temporary, metadata={"format": "pt", **(metadata or {})})
         else:
-            torch.save({"model": state}, temporary)
+            write_pickled({"model": state}, temporary)
     return path

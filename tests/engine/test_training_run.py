@@ -116,6 +116,17 @@ def test_first_weights(tool, config_file, tmp_path):
     assert torch.equal(checkpoint["model"]["layer.weight"], weights["layer.weight"]) and checkpoint["iteration"] == 8
 
 
+def test_a_checkpoint_that_goes_before_the_first_weights_is_announced(tool, config_file, tmp_path):
+    torch.save({"model": MeanModel().state_dict()}, tmp_path / "start.pth")
+    command = ["--config-file", str(config_file), "MODEL.WEIGHT", str(tmp_path / "start.pth"), "SOLVER.MAX_ITER"]
+    tool.main([*command, "2"])
+    log = tmp_path / "out" / "log.txt"
+    assert "are not read" not in log.read_text()
+    tool.main([*command, "3"])
+    tag = tmp_path / "out" / "model_final.pth"
+    assert f"WARNING: Resuming from {tag}; the weights {tmp_path / 'start.pth'} are not read" in log.read_text()
+
+
 def test_glip_train_is_the_same_command(config_file, tmp_path):
     parser = argparse.ArgumentParser()
     cli_train.add_parser(parser.add_subparsers())

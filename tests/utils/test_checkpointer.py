@@ -1,5 +1,11 @@
 """Checkpointer: what is written, what is restored, and when."""
 
+import multiprocessing
+import os
+import resource
+import signal
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -134,7 +140,7 @@ def test_interrupted_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
     before = (tmp_path / "m.pth").read_bytes()
 
     def broken_save(obj, target):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(torch, "save", broken_save)
@@ -142,6 +148,54 @@ def test_interrupted_save_keeps_the_previous_checkpoint(tmp_path, monkeypatch):
         checkpointer.save("m")
     assert (tmp_path / "m.pth").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "m.pth"]
+
+
+def test_full_disk_is_named_and_keeps_the_previous_checkpoint(tmp_path):
+    """A limit on the size of files stands for the full disk: the system call fails in the same place."""
+    Checkpointer(create_model(), save_dir=tmp_path).save("m")
+    large = nn.Linear(512, 512)  # one MiB
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"File too large: '.*/large\.pth'") as error:
+            Checkpointer(large, save_dir=tmp_path).save("large")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "m.pth"]
+    assert Checkpointer(create_model(), save_dir=tmp_path).get_checkpoint_file() == str(tmp_path / "m.pth")
+
+
+def _save_forever(folder, ready) -> None:
+    torch.set_num_threads(1)
+    checkpointer = Checkpointer(nn.Linear(700, 700), save_dir=folder)
+    for iteration in range(10**6):
+        checkpointer.save(f"model_{iteration % 3}", iteration=iteration)
+        ready.set()
+
+
+def test_a_kill_at_any_moment_leaves_a_usable_checkpoint(tmp_path):
+    context = multiprocessing.get_context("fork")
+    for attempt in range(8):
+        ready = context.Event()
+        process = context.Process(target=_save_forever, args=(str(tmp_path), ready))
+        process.start()
+        assert ready.wait(60)
+        time.sleep(0.003 * attempt)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert Checkpointer(nn.Linear(700, 700), save_dir=tmp_path).load()["iteration"] >= 0
+
+
+def test_names_are_given_to_what_is_on_the_disk(tmp_path, monkeypatch):
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *args, name=name, real=real: (calls.append(name), real(*args))[1])
+    Checkpointer(create_model(), save_dir=tmp_path).save("m")
+    assert calls == ["fsync", "replace", "fsync"] * 2, "file, name, folder: of the checkpoint, then of the tag"
 
 
 def test_detectron_checkpointer_reads_tags_names_and_paths(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def test_failed_write_leaves_the_old_file_and_no_other(tmp_path, state, monkeypa
     before = path.read_bytes()
 
     def broken_save(obj, target):
-        target.write_bytes(b"half")
+        target.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", broken_save)
