@@ -58,6 +58,7 @@ TYPES: dict[str, DatasetType] = {
     # boxes whose categories are written out as captions
     "grounding": DatasetType("CocoGrounding", _CAPTIONED),
     "dt": DatasetType("CocoDetectionTSV", _TSV, _NAMED),
+    "dt_json": DatasetType("CocoDetectionJson", _CAPTIONED),
     # captions with boxes for their phrases
     "modulated": DatasetType("ModulatedDataset", _CAPTIONED, _IS_TRAIN),
     "flickr": DatasetType("FlickrDataset", _CAPTIONED, _IS_TRAIN),
@@ -73,6 +74,9 @@ TYPES: dict[str, DatasetType] = {
     "caption": DatasetType("CaptionTSV", _TSV),
     "pseudo_data": DatasetType("PseudoData", _TSV),
 }
+
+PLAIN_JSON: dict[str, str] = {"dt": "dt_json", "odtsv": "coco"}
+"""Type read from TSV files -> type of an entry that names a COCO-style `ann_file` instead."""
 
 ALIASES: dict[str, str] = {
     "root": "img_dir",
@@ -149,6 +153,26 @@ DATASETS: dict[str, dict[str, Any]] = {
 }
 
 
+def _plain(kind: str, folder: str, split: str = "train") -> dict[str, Any]:
+    return _entry(kind, f"{folder}/images", f"{folder}/annotations/instances_{split}.json")
+
+
+ALTERNATIVES: dict[str, dict[str, Any]] = {
+    "coco_dt_train": _coco("train2017", "instances_train2017", "dt_json"),
+    "lvisv1_dt_train": _coco("", "lvis_v1_train", "dt_json"),
+    "lvis_grounding_train": _coco("", "lvis_v1_train", "grounding"),
+    "lvis_val": _coco("", "lvis_v1_val"),
+    "object365_dt_train": _plain("dt_json", "Objects365"),
+    "objects365_odtsv_train": _plain("coco", "Objects365"),
+    "objects365_odtsv_val": _plain("coco", "Objects365", "val"),
+    "oi_train_odinw_dt": _plain("dt_json", "openimages_v5c"),
+    "imagenetod_train_odinw_2copy_dt": _plain("dt_json", "imagenet_od"),
+    "vg_dt_train": _plain("dt_json", "visualgenome"),
+}
+"""What a built-in name stands for where the files of its entry are missing: COCO-style files in place of TSV files, and
+the annotations of LVIS as they are published."""
+
+
 class NameRule(NamedTuple):
     """Names that match `pattern` are of `type`. `is_documented`: the pattern is written on purpose, never by chance."""
 
@@ -195,11 +219,13 @@ class DatasetCatalog:
     """Looks datasets up by name."""
 
     DATASETS = DATASETS
+    ALTERNATIVES = ALTERNATIVES
 
     @classmethod
     def set(cls, name: str, info: Mapping[str, Any]) -> None:
         """Adds or replaces an entry, such as `{"type": "coco", "img_dir": ..., "ann_file": ...}`."""
         cls.DATASETS[name] = dict(info)
+        cls.ALTERNATIVES.pop(name, None)
 
     @classmethod
     def get(cls, name: str) -> dict[str, Any]:
@@ -211,7 +237,26 @@ class DatasetCatalog:
             FileNotFoundError: a file of the dataset is in no root.
         """
         entry = cls._find(name)
+        try:
+            return cls._resolve(name, entry)
+        except FileNotFoundError as missing:
+            if name not in cls.ALTERNATIVES:
+                raise
+            try:
+                found = cls._resolve(name, dict(cls.ALTERNATIVES[name]))
+            except FileNotFoundError as also_missing:
+                raise FileNotFoundError(
+                    f"dataset {name!r} is there neither as published nor as plain JSON. {missing} {also_missing}"
+                ) from None
+            logger.info("dataset %r is read from %s", name, found["args"]["ann_file"])
+            return found
+
+    @classmethod
+    def _resolve(cls, name: str, entry: dict[str, Any]) -> dict[str, Any]:
+        """The answer of `get` for an entry with the usual field names."""
         kind = entry.pop("type", None) or type_from_name(name, entry)
+        if "ann_file" in entry and "yaml_file" not in entry:
+            kind = PLAIN_JSON.get(kind, kind)
         if kind not in TYPES:
             raise ValueError(f"dataset {name!r} has type {kind!r}; known types are {', '.join(TYPES)}")
         factory, paths, options = TYPES[kind]

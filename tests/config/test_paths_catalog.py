@@ -4,7 +4,7 @@ import pytest
 
 from maskrcnn_benchmark.config import ConfigFileError, cfg, path_search
 from maskrcnn_benchmark.config.catalog_file import BUILT_IN, load_catalog
-from maskrcnn_benchmark.config.paths_catalog import DATASETS, NAME_RULES, TYPES, type_from_name
+from maskrcnn_benchmark.config.paths_catalog import ALTERNATIVES, DATASETS, NAME_RULES, TYPES, type_from_name
 from maskrcnn_benchmark.utils.model_zoo import PUBLISHED
 
 PATH_FIELDS = {field for kind in TYPES.values() for field in kind.paths}
@@ -165,6 +165,39 @@ def test_unknown_name_and_missing_file(catalog):
     catalog.set("mine", {"img_dir": "nowhere", "ann_file": "nothing.json"})
     with pytest.raises(FileNotFoundError, match="Cannot find nowhere"):
         catalog.get("mine")
+
+
+@pytest.mark.parametrize("name", ALTERNATIVES)
+def test_plain_json_stands_in_for_missing_files(catalog, tmp_path, name):
+    """Nobody has to build TSV files, nor to rewrite those of LVIS."""
+    published = catalog.get(name)
+    entry = ALTERNATIVES[name]
+    (tmp_path / "DATASET" / entry["ann_file"]).unlink(missing_ok=True)
+    for file in published["args"].values():
+        if file.endswith((".yaml", ".json")):
+            (tmp_path / file).unlink()
+    with pytest.raises(FileNotFoundError, match="neither as published nor as plain JSON") as raised:
+        catalog.get(name)
+    assert "in ['./', './DATASET', './OUTPUT', './data', './MODEL']" in str(raised.value)
+    assert str(raised.value).count("Cannot find") == 2
+    (tmp_path / "DATASET" / entry["img_dir"]).mkdir(parents=True, exist_ok=True)
+    (tmp_path / "data" / entry["ann_file"]).parent.mkdir(parents=True)
+    (tmp_path / "data" / entry["ann_file"]).touch()
+    found = catalog.get(name)
+    assert found["factory"] == {"CocoDetectionTSV": "CocoDetectionJson", "ODTSVDataset": "COCODataset"}.get(
+        published["factory"], published["factory"]
+    )
+    assert found["args"]["ann_file"] == f"./data/{entry['ann_file']}"
+
+
+def test_registered_json_under_a_name_of_tsv_files(catalog):
+    entry = {"img_dir": "coco/val2017", "ann_file": "coco/annotations/instances_val2017.json"}
+    for name in ("object365_dt_train", "my_openimages_dt"):
+        catalog.set(name, entry)
+        assert catalog.get(name)["factory"] == "CocoDetectionJson"
+    catalog.set("object365_dt_train", {**entry, "ann_file": "nothing.json"})
+    with pytest.raises(FileNotFoundError, match=r"^Cannot find nothing\.json"):
+        catalog.get("object365_dt_train")
 
 
 def test_catalogue_of_another_installation(caplog):

@@ -2,6 +2,7 @@
 
 from maskrcnn_benchmark.data.datasets.background import Background
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
+from maskrcnn_benchmark.data.datasets.coco_detection import CocoDetectionJson
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.datasets.modulated import (
@@ -17,6 +18,7 @@ from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 __all__ = [
     "Background",
     "COCODataset",
+    "CocoDetectionJson",
     "CocoGrounding",
     "ConcatDataset",
     "CopiedDataset",

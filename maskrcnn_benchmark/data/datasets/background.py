@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.data.datasets.coco_json import load_coco_json
+from maskrcnn_benchmark.data.datasets.coco_json import image_file, load_coco_json
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -39,7 +39,7 @@ class Background(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int):
-        image = read_rgb(os.path.join(self.root, self.records[index]["file_name"]))
+        image = read_rgb(os.path.join(self.root, image_file(self.records[index])))
         target = BoxList([], image.size)
         target.add_field("labels", torch.zeros(0, dtype=torch.int64))
         if self.transforms is not None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from maskrcnn_benchmark.data.datasets.coco_json import (
     CategoryNumbering,
     has_valid_annotation,
+    image_file,
     is_crowd,
     load_coco_json,
     select_few_shot,
@@ -86,7 +87,7 @@ class COCODataset(Dataset):
 
     def __getitem__(self, index: int):
         image_id = self.ids[index]
-        image = read_rgb(os.path.join(self.root, self.coco.imgs[image_id]["file_name"]))
+        image = read_rgb(os.path.join(self.root, image_file(self.coco.imgs[image_id])))
         annotations = self.coco.imgToAnns[image_id]
         if self.ignore_crowd:
             annotations = [annotation for annotation in annotations if not is_crowd(annotation)]

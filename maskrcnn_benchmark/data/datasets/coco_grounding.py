@@ -1,7 +1,7 @@
 """Detection data in COCO format, told as grounding data: the class names become a caption."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from maskrcnn_benchmark.data.datasets.coco import boxlist_of_annotations
 from maskrcnn_benchmark.data.datasets.coco_json import (
     CategoryNumbering,
     has_valid_annotation,
+    image_file,
     is_crowd,
     load_coco_json,
     select_few_shot,
@@ -21,6 +22,8 @@ from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, att
 from maskrcnn_benchmark.data.grounding.od_to_grounding import FullPrompt, GroundedCaption, SampledPrompt
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+Prompt = FullPrompt | SampledPrompt
 
 
 class CocoGrounding(Dataset):
@@ -42,8 +45,11 @@ class CocoGrounding(Dataset):
         use_caption_prompt, caption_prompt: prefix, name and suffix for every class in the order of the labels.
         special_safeguard_for_coco_grounding: for long lists of classes: name those of the picture and
             `random_sample_negative` others, as far as they fit.
+        make_prompt: {label: name} -> what writes the captions, instead of one by the options above.
         other: arguments that only other datasets of the list read.
     """
+
+    has_label_map = False  # whether targets say which tokens name which label (positive_map_for_od_labels)
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class CocoGrounding(Dataset):
         special_safeguard_for_coco_grounding: bool = False,
         random_sample_negative: int = -1,
         min_keypoints: int = 0,
+        make_prompt: Callable[[Mapping[int, str]], Prompt] | None = None,
         **other: Any,
     ):
         if one_hot:
@@ -96,8 +103,10 @@ class CocoGrounding(Dataset):
                 "special_safeguard_for_coco_grounding samples classes, a caption prompt needs them all: "
                 "unset DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING or DATASETS.USE_CAPTION_PROMPT"
             )
-        self.prompt: FullPrompt | SampledPrompt
-        if special_safeguard_for_coco_grounding:
+        self.prompt: Prompt
+        if make_prompt is not None:
+            self.prompt = make_prompt(self.numbering.names)
+        elif special_safeguard_for_coco_grounding:
             self.prompt = SampledPrompt(
                 self.numbering.names,
                 tokenizer,
@@ -130,7 +139,7 @@ class CocoGrounding(Dataset):
 
     def __getitem__(self, index: int):
         image_id = self.ids[index]
-        image = read_rgb(os.path.join(self.root, self.coco.imgs[image_id]["file_name"]))
+        image = read_rgb(os.path.join(self.root, image_file(self.coco.imgs[image_id])))
         annotations = [annotation for annotation in self.coco.imgToAnns[image_id] if not is_crowd(annotation)]
         target = boxlist_of_annotations(annotations, image.size)
         labels = [self.numbering.label(annotation) for annotation in annotations]
@@ -148,6 +157,7 @@ class CocoGrounding(Dataset):
                 "annotations": grounded.annotations,
                 "caption": grounded.caption,
                 "greenlight_span_for_masked_lm_objective": greenlight_spans,
+                "label_to_positions": grounded.label_to_positions if self.has_label_map else {},
             },
             box_format="xyxy",
         )

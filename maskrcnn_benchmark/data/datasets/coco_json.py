@@ -38,6 +38,19 @@ def is_crowd(annotation: Annotation) -> bool:
     return bool(annotation.get("iscrowd", 0))
 
 
+def image_file(record: Mapping[str, Any]) -> str:
+    """File of a picture in the folder of its dataset: `file_name`, or where a record has none (the published LVIS
+    files) the last two parts of `coco_url`, such as val2017/000000397133.jpg.
+
+    Raises: ValueError for a record with neither.
+    """
+    if "file_name" in record:
+        return record["file_name"]
+    if "coco_url" not in record:
+        raise ValueError(f"the record of image {record.get('id')} has neither file_name nor coco_url")
+    return "/".join(record["coco_url"].split("/")[-2:])
+
+
 def has_valid_annotation(annotations: Sequence[Annotation], min_keypoints: int = 0) -> bool:
     """Whether a picture is worth training on: some box wider or higher than a pixel, and enough visible keypoints.
 
