@@ -5,6 +5,7 @@ from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_detection import CocoDetectionJson
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.modulated import (
     FlickrDataset,
     GQADataset,
@@ -13,20 +14,31 @@ from maskrcnn_benchmark.data.datasets.modulated import (
     PhrasecutDetection,
     RefExpDataset,
 )
+from maskrcnn_benchmark.data.datasets.od_tsv import (
+    CocoDetectionTSV,
+    Object365DetectionTSV,
+    ODTSVDataset,
+    VGDetectionTSV,
+)
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 
 __all__ = [
     "Background",
     "COCODataset",
     "CocoDetectionJson",
+    "CocoDetectionTSV",
     "CocoGrounding",
     "ConcatDataset",
     "CopiedDataset",
     "FlickrDataset",
     "GQADataset",
+    "LvisDetection",
     "MixedDataset",
     "ModulatedDataset",
+    "ODTSVDataset",
+    "Object365DetectionTSV",
     "PascalVOCDataset",
     "PhrasecutDetection",
     "RefExpDataset",
+    "VGDetectionTSV",
 ]
