@@ -1,7 +1,10 @@
 """CUDA graphs of functions of tensors: one launch instead of thousands, for shapes that come again."""
 
+import contextlib
+import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -20,7 +23,7 @@ class GraphCache:
 
     The function must take and return tensors on one GPU, launch the same kernels for the same shapes, never wait for
     the device and never read memory that is gone when it returns. All recordings share one pool of memory, so they
-    must not run at the same time.
+    run one after the other, also where several threads or streams call.
 
     Args:
         function: tensors -> tuple of tensors; `settings` of a call, which must be hashable, are passed by name.
@@ -58,11 +61,14 @@ class GraphCache:
         if inputs[0].device.type != "cuda":
             return self.function(*inputs, **settings)
         key = (*((tuple(x.shape), x.dtype, x.device) for x in inputs), *sorted(settings.items()))
+        with self.pool.turn(inputs[0].device):
+            if key in self._recordings or self._calls.get(key, 0) >= self.direct_calls:
+                return self._replay(key, inputs, settings)
+            self._calls[key] = self._calls.get(key, 0) + 1
+        return self.function(*inputs, **settings)
+
+    def _replay(self, key: Hashable, inputs: tuple[Tensor, ...], settings: dict) -> tuple[Tensor, ...]:
         if key not in self._recordings:
-            calls = self._calls.get(key, 0)
-            if calls < self.direct_calls:
-                self._calls[key] = calls + 1
-                return self.function(*inputs, **settings)
             self._record(key, inputs, settings)
         self._recordings.move_to_end(key)
         recording = self._recordings[key]
@@ -75,23 +81,48 @@ class GraphCache:
         while len(self._recordings) >= self.capacity:
             oldest, _ = self._recordings.popitem(last=False)
             self._calls.pop(oldest, None)
-        static = tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
-        graph = torch.cuda.CUDAGraph()
-        torch.cuda.synchronize()
-        with torch.cuda.graph(graph, pool=self.pool.handle(), capture_error_mode="thread_local"):
-            outputs = self.function(*static, **settings)
+        static = writable_copies(inputs)
+        # Made before the recording, which may copy nothing from the host.
         resources = None if self.resources is None else self.resources(**settings)
+        graph, stream = torch.cuda.CUDAGraph(), capture_stream(inputs[0].device)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(graph, pool=self.pool.handle(), stream=stream, capture_error_mode="thread_local"):
+            outputs = self.function(*static, **settings)
         self._recordings[key] = _Recording(graph, static, outputs, resources)
 
 
 class GraphPool:
-    """Memory that the recordings of several caches share; taken when first needed."""
+    """Memory that the recordings of several caches share, taken when first needed, and whose turn it is to use it."""
 
     def __init__(self) -> None:
         self._handle = None
+        self._lock = threading.Lock()
+        self._stream: torch.cuda.Stream | None = None
 
     def handle(self):
         """The handle that `torch.cuda.graph` takes."""
         if self._handle is None:
             self._handle = torch.cuda.graph_pool_handle()
         return self._handle
+
+    @contextlib.contextmanager
+    def turn(self, device: torch.device) -> Iterator[None]:
+        """Keeps other threads out, and lets the current stream wait for the one that used the memory before it."""
+        with self._lock:
+            stream = torch.cuda.current_stream(device)
+            if self._stream is not None and self._stream != stream:
+                stream.wait_stream(self._stream)
+            self._stream = stream
+            yield
+
+
+@cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which a GPU records; that of `torch.cuda.graph` belongs to the GPU that recorded first."""
+    return torch.cuda.Stream(device)
+
+
+def writable_copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Contiguous copies that can be written to in and outside of inference mode, whichever is on."""
+    with torch.inference_mode(False), torch.no_grad():
+        return tuple(x.clone(memory_format=torch.contiguous_format) for x in inputs)
