@@ -175,20 +175,3 @@ class AcceleratedTextEncoder:
             return self.position_table[: ids.shape[1]].expand(len(ids), -1, -1).contiguous()
         is_token = (ids != self.padding_id).long()
         return F.embedding(is_token.cumsum(1) * is_token + self.padding_id, self.position_table)
-
-
-def unique_rows(ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Finds captions that occur more than once; for tensors on the CPU, before they are uploaded.
-
-    Args: ids, mask: (B, T) integers.
-    Returns: rows (U,) of the first occurrence of each caption, and for each of the B its place in them, int64.
-    """
-    places: dict[bytes, int] = {}
-    rows, inverse = [], []
-    for row, pair in enumerate(zip(ids, mask, strict=True)):
-        key = b"".join(part.numpy().tobytes() for part in pair)
-        if key not in places:
-            places[key] = len(rows)
-            rows.append(row)
-        inverse.append(places[key])
-    return torch.tensor(rows), torch.tensor(inverse)

@@ -6,7 +6,7 @@ from transformers import BertConfig, BertModel, RobertaConfig, RobertaModel
 from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
-from maskrcnn_benchmark.modeling.accelerated.text import AcceleratedTextEncoder, supports_text, unique_rows
+from maskrcnn_benchmark.modeling.accelerated.text import AcceleratedTextEncoder, supports_text
 from maskrcnn_benchmark.modeling.language_backbone.huggingface import BertEncoder
 
 SIZES = {
@@ -76,14 +76,6 @@ def test_unsupported_encoders_are_named():
     assert "longest" in supports_text(build_encoder(trim=True))
     assert "'relu'" in supports_text(build_encoder(hidden_act="relu"))
     assert "Identity" in supports_text(torch.nn.Identity())
-
-
-def test_unique_rows():
-    ids = torch.tensor([[1, 2], [3, 4], [1, 2], [1, 2]])
-    mask = torch.tensor([[1, 1], [1, 1], [1, 1], [1, 0]])
-    rows, inverse = unique_rows(ids, mask)
-    assert rows.tolist() == [0, 1, 3] and inverse.tolist() == [0, 1, 0, 2]
-    assert torch.equal(ids[rows][inverse], ids)
 
 
 @pytest.mark.gpu
