@@ -5,10 +5,18 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
-from maskrcnn_benchmark.modeling.postprocess.token_scores import PositiveMap, label_rows, split_maps, to_device
+from maskrcnn_benchmark.modeling.postprocess.token_scores import (
+    PositiveMap,
+    TokenMap,
+    label_rows,
+    split_maps,
+    to_device,
+    token_matrix,
+)
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 from . import fpn, head, swin
@@ -46,12 +54,31 @@ def why_not_accelerated(model: nn.Module) -> str | None:
 def float32_products(precision: Precision) -> Iterator[None]:
     """Lets float32 matrix products and convolutions be TensorFloat-32 or exact, as the precision says."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = precision.dot == "tf32"
+    switches: tuple = (matmul, cudnn)
+    name, value = "allow_tf32", precision.dot == "tf32"
+    try:
+        before = [getattr(switch, name) for switch in switches]
+    except RuntimeError:  # PyTorch does not tell its older switches to who has set the newer ones
+        switches, name, value = (matmul, cudnn.conv), "fp32_precision", precision.dot
+        before = [getattr(switch, name) for switch in switches]
+    for switch in switches:
+        setattr(switch, name, value)
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        for switch, old in zip(switches, before, strict=True):
+            setattr(switch, name, old)
+
+
+@contextlib.contextmanager
+def own_numbers(precision: Precision, tensor: Tensor) -> Iterator[None]:
+    """Lets nothing but the precision decide about numbers, whatever autocast says outside, and keeps no gradients.
+
+    tensor: on the device to work on, which kernels take for the current one.
+    """
+    autocast = torch.autocast(tensor.device.type, enabled=False)
+    with torch.no_grad(), autocast, torch.cuda.device_of(tensor), float32_products(precision):
+        yield
 
 
 class AcceleratedDetector:
@@ -82,13 +109,13 @@ class AcceleratedDetector:
 
     def encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> TextFeatures:
         """Token ids and mask (P, T) -> text features."""
-        with float32_products(self.precision):
+        with own_numbers(self.precision, input_ids):
             hidden, embedded, aggregate = self._text(input_ids, attention_mask)
         return TextFeatures(aggregate=aggregate, embedded=embedded, masks=attention_mask, hidden=hidden)
 
     def encode_images(self, images: Tensor) -> tuple[Tensor, PyramidShape]:
         """Normalised images (B, 3, H, W) -> features (B, N, C) of all levels, and where the levels lie."""
-        with float32_products(self.precision):
+        with own_numbers(self.precision, images):
             (visual,) = self._images(images)
         return visual, self._shapes[images.shape[2], images.shape[3]]
 
@@ -99,7 +126,7 @@ class AcceleratedDetector:
         image_sizes: Sequence[tuple[int, int]],
         text_features: TextFeatures,
         embedding: Tensor,
-        positive_map: PositiveMap | Sequence[PositiveMap] | None,
+        positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
     ) -> list[BoxList]:
         """Features (B, N, C) and texts -> detections, best first; one list for each text.
 
@@ -115,7 +142,7 @@ class AcceleratedDetector:
             raise ValueError(f"{matrix.shape[0]} positive maps for a batch of {len(sizes)} images")
         limits = to_device(torch.tensor([[width - 1.0, height - 1.0] for height, width in sizes]), visual.device)
         anchors = torch.cat(self.anchors.grid_anchors(shape.sizes, visual.device))
-        with float32_products(self.precision):
+        with own_numbers(self.precision, visual):
             *found, is_finite = self._detect(
                 visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape
             )
@@ -128,7 +155,7 @@ class AcceleratedDetector:
 
     def predictions(self, visual: Tensor, shape: PyramidShape, text_features: TextFeatures, embedding: Tensor):
         """The raw predictions behind `detect`; see `AcceleratedHead`."""
-        with float32_products(self.precision):
+        with own_numbers(self.precision, visual):
             return self.head(visual, shape, text_features.hidden, text_features.masks, embedding)
 
     def _encode_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,7 +177,7 @@ class AcceleratedDetector:
 
 
 def token_matrices(
-    positive_map: PositiveMap | Sequence[PositiveMap] | None,
+    positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
     num_tokens: int,
     *,
     aggregation: str,
@@ -160,9 +187,12 @@ def token_matrices(
 
     C is a multiple of CLASS_BUCKET.
     """
+    if isinstance(positive_map, TokenMap):
+        padding = (0, padded_classes(positive_map.labels.shape[1]) - positive_map.labels.shape[1])
+        matrix = F.pad(token_matrix(positive_map, num_tokens), padding)
+        return matrix.to(device), F.pad(positive_map.labels, padding).to(device)
     rows = [label_rows(one, num_tokens, aggregation) for one in split_maps(positive_map)]
-    columns = max((len(row) for row in rows), default=0)
-    columns = max(-(-columns // CLASS_BUCKET), 1) * CLASS_BUCKET
+    columns = padded_classes(max((len(row) for row in rows), default=0))
     matrix = np.zeros((len(rows), num_tokens, columns), dtype=np.float32)
     labels = np.zeros((len(rows), columns), dtype=np.int64)
     for s, row in enumerate(rows):
@@ -171,3 +201,8 @@ def token_matrices(
             for token in tokens:
                 matrix[s, token, column] += 1.0
     return to_device(torch.from_numpy(matrix), device), to_device(torch.from_numpy(labels), device)
+
+
+def padded_classes(number: int) -> int:
+    """The next multiple of CLASS_BUCKET, which is not 0."""
+    return max(-(-number // CLASS_BUCKET), 1) * CLASS_BUCKET

@@ -34,8 +34,8 @@ class Acceleration:
         if model.device.type != "cuda":
             return None
         if not self._is_checked:
-            self._is_checked = True
             self._detector = self._make(model)
+            self._is_checked = True
         return self._detector
 
     def _make(self, model: nn.Module) -> "AcceleratedDetector | None":
@@ -48,6 +48,10 @@ class Acceleration:
             return None
         with torch.no_grad():
             return AcceleratedDetector(model, self.precision, use_graphs=self.use_graphs)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Copies, which `copy.deepcopy` and `pickle` make with the model, prepare their own weights and recordings."""
+        return {**vars(self), "_detector": None, "_is_checked": False}
 
     def forget(self) -> None:
         """Drops the accelerated form, since the weights it was made from have changed."""

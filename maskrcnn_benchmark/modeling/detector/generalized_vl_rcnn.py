@@ -26,7 +26,7 @@ from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
 
 from .acceleration import Acceleration
-from .many_texts import one_per_text, repeat_outputs, texts_at_a_time
+from .many_texts import maps_of_texts, repeat_outputs, texts_at_a_time
 
 LabelToTokens = Mapping[int, Sequence[int]]
 
@@ -290,7 +290,7 @@ class GeneralizedVLRCNN(nn.Module):
         self,
         features: FeaturePyramid,
         text: TextFeatures,
-        positive_map: LabelToTokens | Sequence[LabelToTokens] | None,
+        positive_map: LabelToTokens | Sequence[LabelToTokens] | TokenMap | None,
         *,
         return_features: bool = False,
     ) -> list[BoxList] | tuple[list[BoxList], RegionWordFeatures]:
@@ -299,7 +299,7 @@ class GeneralizedVLRCNN(nn.Module):
         Args:
             text: one text per image. With one image there may be several: they are read together, as many at a time
                 as the memory holds.
-            positive_map: label -> token positions, one dict for all texts or one for each.
+            positive_map: label -> token positions, one dict for all texts or one for each; or a TokenMap of either.
             return_features: also return what the alignment logits are made of; needs one text per image.
         Returns: a BoxList per text (pixels of the network input) with `labels` (int64) and `scores`.
         Raises: ValueError if texts and images do not fit, or for features that the configuration does not have.
@@ -309,13 +309,13 @@ class GeneralizedVLRCNN(nn.Module):
         if return_features or num_images > 1 or num_texts < 2:
             _check_one_text_per_image(text, num_images)
             return self._detect(features, text, positive_map, return_features=return_features)
-        maps = one_per_text(split_maps(positive_map), num_texts)
+        maps_of_texts(positive_map, num_texts, slice(0))  # wrong numbers are refused before anything is computed
         locations = sum(level.shape[-2] * level.shape[-1] for level in features.levels)
         portion = texts_at_a_time(num_texts, locations, self.device)
         detections: list[BoxList] = []
         for first in range(0, num_texts, portion):
             part = slice(first, first + portion)
-            detections += self._detect(features, text.rows(part), maps[part])
+            detections += self._detect(features, text.rows(part), maps_of_texts(positive_map, num_texts, part))
         return detections
 
     def _detect(self, features: FeaturePyramid, text: TextFeatures, positive_map, *, return_features: bool = False):
@@ -325,7 +325,8 @@ class GeneralizedVLRCNN(nn.Module):
             raise ValueError("return_features needs the dot-product branch (USE_DOT_PRODUCT_TOKEN_LOSS True)")
         accelerated = self._accelerated()
         if accelerated is not None and features.visual is not None and not return_features:
-            text, embedding = self.rpn.prepare_text(text)
+            with torch.no_grad():
+                text, embedding = self.rpn.prepare_text(text)
             shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
             return accelerated.detect(features.visual, shape, features.image_sizes, text, embedding, positive_map)
         with self._plain_numbers():

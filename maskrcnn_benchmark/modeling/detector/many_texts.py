@@ -6,6 +6,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.modeling.postprocess.token_scores import PositiveMap, TokenMap, split_maps
 from maskrcnn_benchmark.modeling.rpn.vldyhead import HeadOutputs
 
 BYTES_PER_LOCATION = 24_000  # that the plain head needs for a text of 128 tokens; about 0.5 GB at 800x1344
@@ -35,6 +36,16 @@ def one_per_text(parts: Sequence[Part] | None, num_texts: int) -> list[Part]:
     if len(parts) not in (1, num_texts):
         raise ValueError(f"{len(parts)} positive maps for {num_texts} texts")
     return parts if len(parts) == num_texts else parts * num_texts
+
+
+def maps_of_texts(
+    positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None, num_texts: int, part: slice
+) -> list[PositiveMap] | TokenMap:
+    """The positive maps of some of the texts. Raises: ValueError unless there is one for all or one for each."""
+    if not isinstance(positive_map, TokenMap):
+        return one_per_text(split_maps(positive_map), num_texts)[part]
+    rows = one_per_text(range(len(positive_map.labels)), num_texts)[part]
+    return TokenMap(*(tensor[rows] for tensor in positive_map))
 
 
 def repeat_outputs(outputs: HeadOutputs, num_texts: int) -> HeadOutputs:

@@ -106,7 +106,7 @@ def aggregate_token_scores(token_scores: Tensor, token_map: TokenMap, aggregatio
         if check_aggregation(aggregation) == "MAX":
             return _maximum(token_scores, token_map)
         counts = token_map.is_token.sum(-1)[:, None]  # (S, 1, C)
-        matrix = _token_matrix(token_map, token_scores.shape[-1])
+        matrix = token_matrix(token_map, token_scores.shape[-1])
         if aggregation == "POWER":
             mean_of_logs = token_scores.log().clamp(min=torch.finfo(torch.float32).min) @ matrix / counts.clamp(min=1)
             return mean_of_logs.exp().masked_fill(counts == 0, 0.0)
@@ -139,7 +139,7 @@ def label_rows(positive_map: PositiveMap, num_tokens: int, aggregation: str) -> 
     return sorted(rows)
 
 
-def _token_matrix(token_map: TokenMap, num_tokens: int) -> Tensor:
+def token_matrix(token_map: TokenMap, num_tokens: int) -> Tensor:
     """(S, T, C) float32: how often a token occurs in a class."""
     tokens, is_token, _ = token_map
     matrix = torch.zeros(*tokens.shape[:2], num_tokens, device=tokens.device)

@@ -1,16 +1,22 @@
 """The whole accelerated detector against the plain one: on the CPU by its definitions, on a GPU by its kernels."""
 
+import pickle
+from copy import deepcopy
+
 import pytest
 import tiny_detector
 import torch
 
 from maskrcnn_benchmark.modeling.accelerated.inference import (
     AcceleratedDetector,
+    float32_products,
     token_matrices,
     why_not_accelerated,
 )
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.detector.acceleration import Acceleration
+from maskrcnn_benchmark.modeling.postprocess.token_scores import build_token_map
 from maskrcnn_benchmark.structures.image_list import to_image_list
 
 WIDER = (
@@ -75,6 +81,73 @@ def test_definitions_equal_the_plain_detector(build, base, options):
 )
 def test_what_cannot_be_accelerated_says_why(build, options, reason):
     assert reason in why_not_accelerated(build(*options))
+
+
+def run_accelerated(model, images, positive_map=MAPS, precision="fp32"):
+    accelerated = AcceleratedDetector(model, find_precision(precision))
+    tokens = model.tokenize(CAPTIONS, trim=True)
+    text, embedding = model.rpn.prepare_text(accelerated.encode_tokens(tokens.input_ids, tokens.attention_mask))
+    visual, shape = accelerated.encode_images(images.tensors)
+    return accelerated.detect(visual, shape, images.image_sizes, text, embedding, positive_map)
+
+
+def test_autocast_outside_changes_nothing(build):
+    model, images = build(), images_of((60, 90), (64, 70))
+    expected = run_accelerated(model, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = run_accelerated(model, images)
+    for boxes, others in zip(found, expected, strict=True):
+        assert torch.equal(boxes.bbox, others.bbox)
+
+
+@pytest.mark.parametrize("options", [(), PROMPT_TUNING])
+def test_results_carry_no_gradients(build, options):
+    found = run_accelerated(build(*options), images_of((60, 90), (64, 70)))
+    assert not any(boxes.bbox.requires_grad or boxes.get_field("scores").requires_grad for boxes in found)
+
+
+@torch.no_grad()
+def test_a_token_map_is_as_good_as_positive_maps(build):
+    model, images = build(), images_of((60, 90), (64, 70))
+    for maps in (MAPS, MAPS[0]):
+        expected = run_accelerated(model, images, maps)
+        found = run_accelerated(model, images, build_token_map(maps, 9))
+        tiny_detector.assert_same_boxes(found, expected)
+
+
+@pytest.mark.parametrize("name", ["tf32", "fp32"])
+def test_switches_of_float32_products_are_restored(name):
+    """PyTorch raises where its older switches are read after its newer ones were set."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    precision, before = find_precision(name), (matmul.fp32_precision, convolution.fp32_precision)
+    try:
+        matmul.fp32_precision, convolution.fp32_precision = "tf32", "ieee"
+        with float32_products(precision):
+            assert (matmul.fp32_precision, convolution.fp32_precision) == (precision.dot, precision.dot)
+        assert (matmul.fp32_precision, convolution.fp32_precision) == ("tf32", "ieee")
+    finally:
+        matmul.fp32_precision, convolution.fp32_precision = before
+
+
+def test_copies_of_a_model_prepare_weights_of_their_own():
+    acceleration = Acceleration(find_precision("fp16"), use_graphs=False)
+    acceleration._detector, acceleration._is_checked = (x for x in (1, 2)), True  # like a recording, not to be copied
+    for copied in (deepcopy(acceleration), pickle.loads(pickle.dumps(acceleration))):
+        assert copied.precision == acceleration.precision and not copied.use_graphs
+        assert copied._detector is None and not copied._is_checked
+    assert acceleration._is_checked
+
+
+def test_a_failure_to_prepare_is_not_taken_for_an_answer(monkeypatch):
+    def fail(model):
+        raise MemoryError
+
+    model = type("Model", (), {"device": torch.device("cuda")})()
+    acceleration = Acceleration(find_precision("fp16"))
+    monkeypatch.setattr(acceleration, "_make", fail)
+    for _ in range(2):
+        with pytest.raises(MemoryError):
+            acceleration.detector(model)
 
 
 @torch.no_grad()
@@ -144,6 +217,20 @@ class TestOnAGpu:
         assert all(torch.equal(text.hidden, kept) for text, kept in zip(texts, hidden, strict=True))
         for first, second in zip(found, again, strict=True):
             tiny_detector.assert_same_boxes([b.to("cpu") for b in first], [b.to("cpu") for b in second], atol=1e-4)
+
+    def test_recordings_of_inference_mode_serve_outside_of_it(self, build):
+        fast, images = build().cuda().use_precision("fp32"), images_of((60, 90)).to("cuda")
+        call = {"captions": CAPTIONS[:1], "positive_map": MAPS[0]}
+        with torch.inference_mode():
+            expected = [fast(images, **call) for _ in range(3)][-1]
+        for mode in (torch.no_grad, torch.enable_grad, torch.inference_mode):
+            with mode(), torch.autocast("cuda", torch.float16):
+                found = fast(images, **call)
+            tiny_detector.assert_same_boxes([b.to("cpu") for b in found], [b.to("cpu") for b in expected], atol=1e-4)
+        copied = deepcopy(fast)
+        tiny_detector.assert_same_boxes(
+            [b.to("cpu") for b in copied(images, **call)], [b.to("cpu") for b in expected], atol=1e-4
+        )
 
     @torch.no_grad()
     def test_changed_weights_are_used(self, build):

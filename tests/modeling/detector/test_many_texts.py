@@ -5,6 +5,7 @@ import tiny_detector
 import torch
 
 from maskrcnn_benchmark.modeling.detector import build_detection_model, many_texts
+from maskrcnn_benchmark.modeling.postprocess.token_scores import build_token_map
 
 CAPTIONS = ["red star. blue cup", "green tree", "yellow circle. red star. cup", "star", "blue tree. cup"]
 MAPS = [{1: [1, 2], 2: [4]}, {3: [1, 2]}, {4: [1], 5: [3]}, {6: [1]}, {7: [1]}]
@@ -42,6 +43,18 @@ def test_portions_do_not_change_the_result(model, monkeypatch):
     assert len(results[0]) == len(CAPTIONS)
     tiny_detector.assert_same_boxes(results[1], results[0])
     tiny_detector.assert_same_boxes(results[2], results[0])
+
+
+@pytest.mark.parametrize("shared_map", [False, True])
+def test_a_token_map_serves_several_texts(model, monkeypatch, shared_map):
+    monkeypatch.setattr(many_texts, "CPU_TEXTS", 2)
+    maps = MAPS[3] if shared_map else MAPS
+    with torch.no_grad():
+        features, text = model.encode_image(tiny_detector.random_images((60, 90))), model.encode_text(CAPTIONS)
+        found = model.detect(features, text, build_token_map(maps, text.hidden.shape[1]))
+        tiny_detector.assert_same_boxes(found, model.detect(features, text, maps))
+        with pytest.raises(ValueError, match="2 positive maps for 5 texts"):
+            model.detect(features, text, build_token_map(MAPS[:2], text.hidden.shape[1]))
 
 
 def test_portions_are_of_about_the_same_size(monkeypatch):
