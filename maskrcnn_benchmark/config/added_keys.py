@@ -16,6 +16,11 @@ class AddedKey(NamedTuple):
 
 ADDED_KEYS: tuple[AddedKey, ...] = (
     AddedKey(
+        "AUGMENT.EXTENDED",
+        False,
+        "Use the keys for crops, vertical flips and colours in training; the original defines them and ignores them.",
+    ),
+    AddedKey(
         "AUGMENT.FLIP_CAPTION_AWARE",
         False,
         "Exchange the words left and right in the captions of grounding data when a picture is mirrored in training.",

@@ -5,20 +5,11 @@ to detectors this project does not build; published files set some of their valu
 """
 
 _UNUSED = "nothing reads it"
-_AUGMENTATION = "the pipeline is resize, horizontal flip and normalise"
 _PROMPT = "prompts are built by maskrcnn_benchmark.text"
 _SEARCH = "architecture search is not part of this project"
 
 DEPRECATED_KEYS: dict[str, str] = {
     "AUGMENT.USE_RA": _UNUSED,
-    "AUGMENT.VERTICAL_FLIP_PROB_TRAIN": _AUGMENTATION,
-    "AUGMENT.BRIGHTNESS": _AUGMENTATION,
-    "AUGMENT.CONTRAST": _AUGMENTATION,
-    "AUGMENT.SATURATION": _AUGMENTATION,
-    "AUGMENT.HUE": _AUGMENTATION,
-    "AUGMENT.CROP_PROB": _AUGMENTATION,
-    "AUGMENT.CROP_MIN_IOUS": _AUGMENTATION,
-    "AUGMENT.CROP_MIN_SIZE": _AUGMENTATION,
     "DATASETS.ADD_DET_PROMPT_ADVANCED": _PROMPT,
     "DATASETS.BOX_THRESHOLD": _UNUSED,
     "DATASETS.FULL_QUESTION_PROB": _PROMPT,

@@ -1,7 +1,6 @@
 """Resize, flip and normalisation: sizes of the specification, boxes that follow the pixels, parity of the tensor."""
 
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from golden_tools import TOLERANCES, assert_golden, golden_path, load_golden
 from PIL import Image
 
+from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.data.transforms import Normalize, RandomHorizontalFlip, Resize, ToTensor, build_transforms
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -16,20 +16,12 @@ BGR_MEAN, BGR_STD = [103.530, 116.280, 123.675], [57.375, 57.120, 58.395]
 
 
 def node(min_train=800, mult=(), flip=0.5, to_bgr=True, format="", fix_res=False):
-    return SimpleNamespace(
-        INPUT=SimpleNamespace(
-            MIN_SIZE_TRAIN=min_train,
-            MAX_SIZE_TRAIN=1333,
-            MIN_SIZE_TEST=800,
-            MAX_SIZE_TEST=1333,
-            PIXEL_MEAN=BGR_MEAN,
-            PIXEL_STD=BGR_STD,
-            TO_BGR255=to_bgr,
-            FORMAT=format,
-            FIX_RES=fix_res,
-        ),
-        AUGMENT=SimpleNamespace(MULT_MIN_SIZE_TRAIN=mult, FLIP_PROB_TRAIN=flip),
-    )
+    cfg = default_config()
+    cfg.INPUT.MIN_SIZE_TRAIN = min_train
+    cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = BGR_MEAN, BGR_STD
+    cfg.INPUT.TO_BGR255, cfg.INPUT.FORMAT, cfg.INPUT.FIX_RES = to_bgr, format, fix_res
+    cfg.AUGMENT.MULT_MIN_SIZE_TRAIN, cfg.AUGMENT.FLIP_PROB_TRAIN = mult, flip
+    return cfg
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,16 @@ class DirectionalCaption:
         """A caption does not depend on the size."""
         return self
 
+    def crop(self, box) -> "DirectionalCaption":
+        """A caption is that of the whole picture."""
+        return self
+
+    def __getitem__(self, boxes) -> "DirectionalCaption":
+        """The spans of dropped boxes stay, until the fields of all boxes are selected."""
+        return self
+
+    __iter__ = None  # not a sequence, in spite of the indexing
+
     def transpose(self, method: int) -> "DirectionalCaption":
         """The caption of the mirrored picture, or itself for a vertical flip."""
         if method != FLIP_LEFT_RIGHT:

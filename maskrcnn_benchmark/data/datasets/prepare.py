@@ -9,6 +9,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.data.datasets.coco import xyxy_of_xywh
 from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
+from maskrcnn_benchmark.data.transforms.augment import KEPT_BOXES
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.positive_map import create_greenlight_map, create_positive_map, od_label_map
 
@@ -106,13 +107,22 @@ class ConvertCocoPolysToMask:
 def attach_fields(target: BoxList, fields: Mapping[str, Any]) -> None:
     """Adds converted fields to the boxes after the transforms, those of the picture as such; `labels` are there.
 
-    Raises: ValueError when the number of boxes changed in between.
+    Boxes that a crop dropped take their fields with them.
+
+    Raises: ValueError when the number of boxes changed in another way.
     """
+    kept = target.extra_fields.pop(KEPT_BOXES, None)
+    if kept is not None:
+        fields = {name: _select(value, kept) if name in PER_BOX_FIELDS else value for name, value in fields.items()}
     if len(target) != len(fields["boxes"]):
         raise ValueError(f"{len(target)} boxes are left of {len(fields['boxes'])} converted ones")
     for name, value in fields.items():
         if name != "labels":
             target.add_field(name, value, per_box=name in PER_BOX_FIELDS)
+
+
+def _select(values: Tensor | list, kept: Tensor) -> Tensor | list:
+    return values[kept] if isinstance(values, Tensor) else [values[index] for index in kept.tolist()]
 
 
 def _image_id(image_id: int | str) -> Tensor | str:
