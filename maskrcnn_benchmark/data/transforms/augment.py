@@ -45,7 +45,7 @@ class ColorJitter:
 
 
 class RandomVerticalFlip:
-    """Turns picture and boxes upside down with probability `prob`; captions stay, even those that say above or below."""
+    """Turns picture and boxes upside down with probability `prob`; captions stay, even if they say above or below."""
 
     def __init__(self, prob: float = 0.5):
         if not 0.0 <= prob <= 1.0:
