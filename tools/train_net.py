@@ -10,6 +10,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from maskrcnn_benchmark.cli.console import report_errors
 from maskrcnn_benchmark.engine.launch import setup_for_distributed
 from maskrcnn_benchmark.engine.training_arguments import add_arguments
 from maskrcnn_benchmark.engine.training_run import run, train
@@ -32,4 +33,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report_errors(main))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -204,6 +205,10 @@ def _worker_options(cfg) -> dict[str, Any]:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker; the tokenizer's own threads do not survive a fork."""
+    """One thread per worker; the tokenizer's own threads do not survive a fork.
+
+    A cluster that ends a job may signal all its processes: the trainer alone decides, and needs its data until then.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)

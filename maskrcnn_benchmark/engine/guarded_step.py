@@ -28,6 +28,8 @@ class GuardedStep:
 
     def __init__(self, optimizer: Optimizer, device: torch.device, use_loss_scale: bool):
         self.optimizer = optimizer
+        # Schedulers warn of steps in the wrong order unless they saw the optimizer step; a skipped first step is none.
+        optimizer._opt_called = True  # type: ignore[attr-defined]
         self.scaler = torch.amp.GradScaler(device.type, init_scale=FP16_SCALE) if use_loss_scale else None
 
     def __call__(self, loss: Tensor) -> Tensor:

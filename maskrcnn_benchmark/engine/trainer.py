@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
+from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.progress import Progress
+from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
 from maskrcnn_benchmark.solver import (
     ModelEma,
     WarmupReduceLROnPlateau,
@@ -202,10 +204,15 @@ class Trainer:
         self.progress = Progress(meters or MetricLogger(delimiter="  "), self.iteration, self.max_iter, device)
         self.evaluate = evaluate
         self.weight_decay_schedule = weight_decay_schedule
+        self._stop = StopRequest()
+        self._must_stop = False
         self._restore()
 
     def train(self) -> bool:
-        """Runs to the end or to the deadline; returns whether the end was reached."""
+        """Runs to the end, to the deadline or to a SIGTERM; returns whether the end was reached.
+
+        Raises: WorkerLost when the system ends a process of the loader.
+        """
         if self.iteration >= self.max_iter:
             logger.info("Nothing to train: iteration %d of %d is done", self.iteration, self.max_iter)
             return True
@@ -213,21 +220,11 @@ class Trainer:
         started, first_iteration = time.monotonic(), self.iteration
         self.model.train()
         self.progress.restart_clock()
-        is_finished = True
-        for batch, data_seconds in self._batches():
-            self._train_batch(batch, data_seconds)
-            is_last = self.iteration == self.max_iter
-            if self.iteration % self.options.report_period == 0 or is_last:
-                self._report()
-            if self._is_past_deadline():
-                is_finished = is_last
-                break
-            if self.iteration % self.options.checkpoint_period == 0 and not is_last:
+        with worker_errors_in_one_line(), stop_on_sigterm() as self._stop:
+            is_finished = self._train_batches()
+            if is_finished:
                 self._measure()
-                self._save(f"model_{self.iteration:07d}")
-        if is_finished:
-            self._measure()
-        self._save("model_final" if is_finished else f"model_{self.iteration:07d}")
+            self._save("model_final" if is_finished else f"model_{self.iteration:07d}")
         seconds = time.monotonic() - started
         logger.info(
             "%s training time: %s (%.4f s / it)",
@@ -236,6 +233,20 @@ class Trainer:
             seconds / max(self.iteration - first_iteration, 1),
         )
         return is_finished
+
+    def _train_batches(self) -> bool:
+        """The loop over batches; returns whether it came to the end."""
+        for batch, data_seconds in self._batches():
+            self._train_batch(batch, data_seconds)
+            is_last = self.iteration == self.max_iter
+            if self.iteration % self.options.report_period == 0 or is_last:
+                self._report()
+            if self._is_past_deadline() or self._must_stop:
+                return is_last
+            if self.iteration % self.options.checkpoint_period == 0 and not is_last:
+                self._measure()
+                self._save(f"model_{self.iteration:07d}")
+        return True
 
     def _batches(self) -> Iterator[tuple[tuple, float]]:
         """The batches that are left, each with the seconds it was waited for."""
@@ -279,9 +290,13 @@ class Trainer:
         self.progress.update(losses, len(targets), data_seconds)
 
     def _has_too_few_boxes(self, targets: Sequence[BoxList]) -> bool:
-        """Whether to leave the batch out; decided on all pictures of all processes, so that they stay in step."""
-        counts = torch.tensor([sum(len(target) == 0 for target in targets), len(targets)])
-        empty, pictures = comm.reduce_sum(counts).tolist()
+        """Whether to leave the batch out; decided on all pictures of all processes, so that they stay in step.
+
+        They also agree here on whether one of them was asked to stop.
+        """
+        counts = torch.tensor([sum(len(target) == 0 for target in targets), len(targets), int(self._stop.is_made)])
+        empty, pictures, stop_requests = comm.reduce_sum(counts).tolist()
+        self._must_stop = stop_requests > 0
         if empty < pictures and empty <= self.options.max_negative_share * pictures:
             return False
         logger.warning(

@@ -90,6 +90,7 @@ def test_deadline_saves_and_a_second_run_goes_on(tmp_path):
 
 @pytest.mark.parametrize("kind", ["nan", "inf"])
 @pytest.mark.parametrize("amp_dtype", [None, torch.float16])
+@pytest.mark.filterwarnings("error:Detected call of .lr_scheduler.step")
 def test_bad_loss_leaves_the_weights_alone(tmp_path, caplog, kind, amp_dtype):
     before = weights(toy_trainer(tmp_path, 1))
     trainer = toy_trainer(tmp_path, 1, bad_steps=(1,), kind=kind, amp_dtype=amp_dtype)

@@ -1,66 +1,26 @@
 """A whole run of tools/train_net.py with a small model: files, flags, resuming, mistakes."""
 
 import argparse
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
-from data_files import write_coco_toy, write_grounding_toy
-from torch import nn
+from toy_run import MeanModel, load_tool, write_config
 
 from maskrcnn_benchmark.cli import train as cli_train
 from maskrcnn_benchmark.engine import training_run
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
-TOOL = Path(__file__).parents[2] / "tools" / "train_net.py"
-
-
-class MeanModel(nn.Module):
-    """Two losses from the mean colour of a picture, with dropout."""
-
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(3, 1)
-
-    def forward(self, images, targets, captions, positive_map, greenlight_map):
-        colour = nn.functional.dropout(images.tensors.mean((2, 3)), 0.5, self.training)
-        wanted = torch.tensor([float(len(target)) for target in targets], device=colour.device)
-        assert len(captions) == len(targets) and len(positive_map) == wanted.sum()
-        return {"loss_cls": (self.layer(colour).squeeze(1) - wanted).square().mean()}
-
 
 @pytest.fixture(scope="module")
 def tool():
-    spec = importlib.util.spec_from_file_location("train_net", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool()
 
 
 @pytest.fixture
 def config_file(tmp_path, bert_vocabulary, monkeypatch):
     monkeypatch.setattr(training_run, "build_detection_model", lambda cfg: MeanModel())
-    coco, grounding = write_coco_toy(tmp_path), write_grounding_toy(tmp_path)
-    path = tmp_path / "toy.yaml"
-    path.write_text(
-        f"""
-MODEL:
-  DEVICE: cpu
-  LANGUAGE_BACKBONE: {{TOKENIZER_TYPE: {bert_vocabulary}}}
-INPUT: {{MIN_SIZE_TRAIN: 80}}
-DATALOADER: {{NUM_WORKERS: 0}}
-DATASETS:
-  REGISTER:
-    toy: {{type: grounding, img_dir: {tmp_path}, ann_file: {coco}}}
-    toy_text: {{type: modulated, img_dir: {tmp_path}, ann_file: {grounding}}}
-  TRAIN: ("toy", "toy_text")
-SOLVER: {{OPTIMIZER: ADAMW, IMS_PER_BATCH: 2, MAX_ITER: 8, MAX_NEG_PER_BATCH: 0.5, CHECKPOINT_PERIOD: 3,
-  WARMUP_ITERS: 2, MODEL_EMA: 0.9}}
-OUTPUT_DIR: {tmp_path / "out"}
-"""
-    )
-    return path
+    return write_config(tmp_path, bert_vocabulary)
 
 
 def final(folder: Path) -> dict:

@@ -1,0 +1,45 @@
+"""What goes wrong in a loader's worker processes, told in one line."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+LOST_WORKER = re.compile(
+    r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (is killed by signal: \w+|exited unexpectedly)"
+)
+
+
+class WorkerLost(ChildProcessError):
+    """A worker process of a loader died without saying why."""
+
+
+@contextmanager
+def worker_errors_in_one_line() -> Iterator[None]:
+    """Within the block, what workers raise comes without the traceback that PyTorch writes into the message.
+
+    Raises: WorkerLost for a worker that was killed; an error raised in a worker, of its own class, as it was raised.
+    """
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        message = raised_in_worker(error)
+        if message is None:
+            raise
+        raise type(error)(message) from error
+    except RuntimeError as error:
+        lost = LOST_WORKER.search(str(error))
+        if lost is None:
+            raise
+        raise WorkerLost(
+            f"the data worker with process id {lost[1]} {lost[2].replace('is killed', 'was killed')}; where memory ran "
+            "out (also shared memory, /dev/shm), lower DATALOADER.NUM_WORKERS"
+        ) from error
+
+
+def raised_in_worker(error: BaseException) -> str | None:
+    """The original message of an error that PyTorch brought over from a worker, None if it is not one."""
+    text = str(error)
+    if not text.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+        return None
+    last = text.rfind(f"{type(error).__name__}: ")
+    return text[last:].partition(": ")[2].strip()
