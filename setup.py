@@ -27,7 +27,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
 
-from build_backend import compiler, find_torch, has_compiler  # noqa: E402  the folder was not on the path before
+from build_backend import OLDEST_TORCH, compiler, find_torch, has_compiler  # noqa: E402  the folder was not on the path before
 
 SOURCES = Path("csrc")
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020b000000000000"]  # PyTorch 2.11 and newer
@@ -49,7 +49,7 @@ def missing_requirement() -> str | None:
     if not has_compiler():
         return f"there is no C++ compiler ({compiler()})"
     if not find_torch():
-        return "PyTorch is not installed in this environment yet"
+        return "this environment has no PyTorch {}.{} or newer yet".format(*OLDEST_TORCH)
     return None
 
 
@@ -139,6 +139,7 @@ def build_command(home: str | None, reason: str | None):
                 if is_strict:
                     raise
                 warnings.warn(f"the {what} could not be built, going on without: {error}", stacklevel=1)
+                self.extensions[0].optional = True  # what is missing need not be copied
                 return False
             return True
 
@@ -167,7 +168,7 @@ def refusal(reason: str):
 
     class RefuseToBuild(build_ext):
         def run(self) -> None:
-            raise SystemExit(f"GLIP_BUILD_OPS=1, but {reason}")
+            raise SystemExit(f"{'GLIP_BUILD_OPS' if choice('GLIP_BUILD_OPS') else 'WITH_CUDA'}=1, but {reason}")
 
     return RefuseToBuild
 
@@ -182,7 +183,7 @@ def operators() -> dict:
         os.environ["PATH"] = os.pathsep.join((os.environ.get("PATH", os.defpath), sysconfig.get_path("scripts")))
         toolkit = cuda_toolkit()
         return {"ext_modules": [extension(None)], "cmdclass": {"build_ext": build_command(*toolkit)}}
-    if choice("GLIP_BUILD_OPS"):
+    if choice("GLIP_BUILD_OPS") or choice("WITH_CUDA"):
         return {"ext_modules": [Extension("maskrcnn_benchmark._C", [])], "cmdclass": {"build_ext": refusal(reason)}}
     warnings.warn(f"the operators are not built, they will run on plain PyTorch: {reason}", stacklevel=1)
     return {}

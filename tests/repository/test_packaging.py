@@ -1,5 +1,6 @@
 """Installing the project: the lists of packages agree, and each documented way to install gives a working `glip`."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -63,6 +64,64 @@ def test_ci_runs_lint_and_tests():
     assert os.access(script, os.X_OK)
     assert script.read_text().startswith("#!/usr/bin/env bash\nset -euo pipefail\n")
     assert "make lint test" in script.read_text()
+
+
+@pytest.fixture
+def build_backend(monkeypatch):
+    """The build backend, as in an environment for the build that has no PyTorch of its own."""
+    spec = importlib.util.spec_from_file_location("build_backend", ROOT / "build_backend.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return module
+
+
+@pytest.mark.parametrize(("version", "is_used"), [("2.5.1", False), ("2.11.0+cpu", True), ("3.0.0", True)])
+def test_the_build_takes_the_pytorch_of_the_environment_if_it_is_new_enough(
+    build_backend, monkeypatch, tmp_path, version, is_used
+):
+    (tmp_path / "torch").mkdir()
+    metadata = tmp_path / f"torch-{version}.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+    monkeypatch.setattr(build_backend, "_site", lambda kind: str(tmp_path))
+    monkeypatch.setattr(build_backend, "has_compiler", lambda: True)
+    monkeypatch.delenv("GLIP_BUILD_OPS", raising=False)
+    assert build_backend._torch_requirement() == ([] if is_used else ["torch==2.11.*"])
+    assert (str(tmp_path) in sys.path) is is_used
+
+
+def test_an_empty_variable_names_no_compiler(build_backend, monkeypatch):
+    for value, name in (("", "c++"), ("ccache g++", "ccache")):
+        monkeypatch.setenv("CXX", value)
+        assert build_backend.compiler() == name
+
+
+@pytest.mark.parametrize(
+    ("variables", "message", "is_error"),
+    [
+        ({"CXX": "false"}, "the operator library could not be built, going on without", False),
+        ({"CXX": "false", "GLIP_BUILD_OPS": "1"}, "CalledProcessError", True),
+        ({"CXX": "/nowhere"}, "the operators are not built, they will run on plain PyTorch", False),
+        ({"CXX": "/nowhere", "GLIP_BUILD_OPS": "1"}, "GLIP_BUILD_OPS=1, but there is no C++ compiler", True),
+        ({"CXX": "/nowhere", "WITH_CUDA": "1"}, "WITH_CUDA=1, but there is no C++ compiler", True),
+        ({"CXX": "/nowhere", "GLIP_BUILD_OPS": "0"}, "", False),
+    ],
+)
+def test_what_cannot_be_built_is_an_error_where_it_was_asked_for(tmp_path, variables, message, is_error):
+    if variables["CXX"] == "false" and shutil.which("false") is None:
+        pytest.skip("needs a program that fails")
+    for name in ("setup.py", "build_backend.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    (tmp_path / "maskrcnn_benchmark").mkdir()
+    (tmp_path / "maskrcnn_benchmark" / "__init__.py").touch()
+    unset = {"CC": variables["CXX"], "WITH_CUDA": "0", "GLIP_BUILD_OPS": ""}
+    run = [sys.executable, "setup.py", "build_ext", "--inplace"]
+    result = subprocess.run(run, cwd=tmp_path, env=os.environ | unset | variables, capture_output=True, text=True)
+    assert (result.returncode != 0) is is_error, result.stdout + result.stderr
+    assert message in result.stdout + result.stderr
 
 
 @pytest.mark.slow
