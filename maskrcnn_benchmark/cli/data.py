@@ -1,7 +1,11 @@
-"""``glip data``: fetches public datasets. Nothing here loads PyTorch before it is needed."""
+"""``glip data``: fetches public datasets and checks any. Nothing here loads PyTorch before it is needed."""
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
 
 from maskrcnn_benchmark.cli.console import (
     BAD_INPUT,
@@ -10,9 +14,16 @@ from maskrcnn_benchmark.cli.console import (
     CommandError,
     Parser,
     check_output_folder,
+    one_line,
+    processors,
     report_error,
     write,
 )
+
+if TYPE_CHECKING:
+    from maskrcnn_benchmark.data.inspection import DatasetReport
+
+SHOWN_EXAMPLES, SHOWN_CLASSES = 5, 20
 
 _DOWNLOAD_EXAMPLES = """examples:
   glip data download --list
@@ -23,14 +34,25 @@ Downloads that broke off are resumed. GLIP_MIRROR or --mirror names another serv
 replaces https://huggingface.co, and GLIP_OFFLINE=1 forbids any download. DATA.md says what each set is and needs.
 """
 
+_CHECK_EXAMPLES = """examples:
+  glip data check configs/scenes/glip_nano.yaml
+  glip data check --split test configs/pretrain/glip_Swin_T_O365.yaml DATASETS.TEST "('coco_2017_val',)"
+
+Every item is read once, without augmentation. The exit code is 0 if nothing is wrong, 1 if something is, and 2 if a
+dataset cannot be read at all. NAME.json holds the whole report, NAME.png 16 items with their phrases.
+"""
+
 
 def add_parser(subparsers) -> None:
     """Adds the command group."""
     group: argparse.ArgumentParser = subparsers.add_parser(
-        "data", help="fetch public datasets", description="Datasets: fetching the public ones."
+        "data",
+        help="fetch public datasets, check any dataset",
+        description="Fetches public datasets, and checks those of a configuration.",
     )
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     _add_download(actions)
+    _add_check(actions)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,3 +107,80 @@ def _fetch_all(args: argparse.Namespace) -> int:
     if failures == 0:
         return OK
     return BAD_INPUT if failures == len(dict.fromkeys(public_files)) else PARTIAL_FAILURE
+
+
+def _add_check(actions) -> None:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        "check",
+        help="read a whole dataset and report what is wrong with it",
+        description="Reports broken pictures, boxes out of range, phrases whose tokens are lost, captions over the "
+        "limit and class counts, and draws a contact sheet.",
+        epilog=_CHECK_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="configuration file; flags stand before it or at the end")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration entries")
+    parser.add_argument(
+        "--split", choices=("train", "test"), default="train", help="DATASETS.TRAIN or .TEST (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of reports and sheets (default: OUTPUT_DIR/data_check)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=processors(), metavar="N", help="processes that read, 0 for one (default: all)"
+    )
+    parser.set_defaults(run_action=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Checks the datasets one after the other; 1 if any has a problem."""
+    if args.workers < 0:
+        raise CommandError(f"--workers {args.workers}: give 0 or a positive number")
+    from maskrcnn_benchmark.config import default_config
+    from maskrcnn_benchmark.data.check import check_datasets
+
+    cfg = default_config()
+    cfg.merge_from_file(args.config)
+    cfg.merge_from_list(args.opts)
+    folder = args.out or Path(cfg.OUTPUT_DIR) / "data_check"
+    check_output_folder(folder, "--out")
+    is_clean = True
+    for report, sheet in check_datasets(
+        cfg, args.split == "train", folder, workers=args.workers, progress=_progress_of
+    ):
+        _show(report)
+        write(f"  written to {sheet.with_suffix('.json')} and {sheet}")
+        is_clean = is_clean and report.is_clean
+    return OK if is_clean else PARTIAL_FAILURE
+
+
+def _progress_of(name: str) -> Callable[[Iterable, int], Iterable]:
+    return lambda items, total: tqdm(items, total=total, unit="item", desc=name, disable=None)
+
+
+def _show(report: "DatasetReport") -> None:
+    from maskrcnn_benchmark.data.inspection import KINDS
+
+    left_out = f"; {report.left_out} records left out" if report.left_out else ""
+    verdict = "nothing wrong" if report.is_clean else f"{report.counts.total()} problems"
+    write(f"{report.name}: {report.items} items, {report.boxes} boxes{left_out}; {verdict}")
+    for kind, title in KINDS.items():
+        if report.counts[kind]:
+            write(f"  {title}: {report.counts[kind]}")
+            examples = report.examples[kind]
+            for text in examples[:SHOWN_EXAMPLES]:
+                write(f"    {one_line(text)}")
+            if report.counts[kind] > SHOWN_EXAMPLES:
+                write("    ...")
+    if report.class_counts:
+        _show_classes(report.class_counts)
+
+
+def _show_classes(counts: dict[str, int]) -> None:
+    ranked = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+    shown = ", ".join(f"{one_line(name)} {counts[name]}" for name in ranked[:SHOWN_CLASSES])
+    more = f", and {len(ranked) - SHOWN_CLASSES} more" if len(ranked) > SHOWN_CLASSES else ""
+    write(f"  {len(counts)} classes: {shown}{more}")
+    if absent := [name for name, count in counts.items() if not count]:
+        more = ", ..." if len(absent) > SHOWN_CLASSES else ""
+        write(f"  {len(absent)} without a box: {', '.join(map(one_line, absent[:SHOWN_CLASSES]))}{more}")

@@ -20,7 +20,7 @@ COMMANDS = {
     "predict": Command("maskrcnn_benchmark.cli.predict", "find the things that a text names on pictures"),
     "demo": Command("maskrcnn_benchmark.cli.demo", "draw a few scenes and find the things in them"),
     "scenes": Command("maskrcnn_benchmark.cli.scenes", "write a data set of drawn scenes"),
-    "data": Command("maskrcnn_benchmark.cli.data", "fetch public datasets"),
+    "data": Command("maskrcnn_benchmark.cli.data", "fetch public datasets, check any dataset"),
     "train": Command("maskrcnn_benchmark.cli.train", "train a model from a configuration file"),
     "env": Command("maskrcnn_benchmark.cli.env", "show the versions and devices in use"),
 }
