@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_benchmark.data.annotated_boxes import annotated_boxes
 from maskrcnn_benchmark.data.reproducible import sample_seed
+from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.text.spans import token_range
 from maskrcnn_benchmark.utils.random_state import seeded
 
@@ -115,6 +116,7 @@ def inspect_dataset(
         tokenizer, max_tokens: of the captions; without a tokenizer they are not checked.
         workers: processes that read, 0 for this one.
         progress: wraps the items and their number, to show how far it is.
+    Raises: WorkerLost for a worker that was killed.
     """
     names = class_names(dataset)
     report = DatasetReport(name, left_out=_left_out(dataset), class_counts=dict.fromkeys(names.values(), 0))
@@ -124,7 +126,7 @@ def inspect_dataset(
         inspected, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=_start_worker
     )
     items: Iterable[ItemReport] = loader if progress is None else progress(loader, len(inspected))
-    with _quiet(_CHATTY):
+    with _quiet(_CHATTY), worker_errors_in_one_line():
         for item in items:
             report.add(item, names)
     return report
@@ -250,7 +252,7 @@ def _short(text: str, length: int = 60) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def _as_it_is(item: ItemReport) -> ItemReport:
+def _as_it_is(item: Any) -> Any:
     return item
 
 

@@ -4,6 +4,8 @@ import base64
 import copy
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from maskrcnn_benchmark.cli import console
 from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.data.annotated_boxes import annotated_boxes
 from maskrcnn_benchmark.data.inspection import box_problems, caption_problems, inspect_dataset
+from maskrcnn_benchmark.data.worker_errors import WorkerLost
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
 SIZE = (100, 80)
@@ -233,6 +236,18 @@ def test_workers_find_the_same(folder, tokenizer):
     alone, shared = (inspect_dataset("toy", Toy(), tokenizer=tokenizer, workers=workers) for workers in (0, 2))
     assert alone == shared and alone.counts == {"unreadable": 7}
     assert alone.examples["unreadable"][6] == "item 6: picture 6 is broken"
+
+
+def test_a_killed_worker_is_named():
+    class Toy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(WorkerLost, match="data worker with process id"):
+        inspect_dataset("toy", Toy(), workers=1)
 
 
 @pytest.mark.parametrize(
