@@ -9,7 +9,10 @@ from pathlib import Path
 from maskrcnn_benchmark import __version__
 from maskrcnn_benchmark.cli.console import OK, write
 
-PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "safetensors", "timm", "numpy", "pillow", "nltk")
+PACKAGES = (
+    *("torch", "torchvision", "triton", "transformers", "tokenizers", "safetensors", "timm"),
+    *("numpy", "pillow", "nltk"),
+)
 
 
 def add_parser(subparsers) -> None:

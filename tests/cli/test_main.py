@@ -97,4 +97,4 @@ def test_every_command_of_the_table_is_a_module():
 def test_env(capsys):
     assert main(["env"]) == console.OK
     shown = capsys.readouterr().out
-    assert all(f"{name}:" in shown for name in ("glip", "python", "torch", "pillow", "cuda", "glip_nano"))
+    assert all(f"{name}:" in shown for name in ("glip", "python", "torch", "triton", "pillow", "cuda", "glip_nano"))
