@@ -69,8 +69,28 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "no_mask_for_gold": mlm.NO_MASK_FOR_GOLD,
             "special_safeguard_for_coco_grounding": data.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING,
             "flip_caption_aware": cfg.AUGMENT.FLIP_CAPTION_AWARE,
-        }
+        } | _caption_options(data, mlm)
     return options
+
+
+def _caption_options(data, mlm) -> dict[str, Any]:
+    """Arguments of pseudo-labelled captions."""
+    return {
+        "caption_format_version": data.CAPTION_FORMAT_VERSION,
+        "caption_min_box": data.CAPTION_MIN_BOX,
+        "caption_conf": data.CAPTION_CONF,
+        "caption_nms": data.CAPTION_NMS,
+        "further_screen": data.FURTHER_SCREEN,
+        "replace_clean_label": data.REPLACE_CLEAN_LABEL,
+        "inference_caption": data.INFERENCE_CAPTION,
+        "pack_random_caption_number": data.PACK_RANDOM_CAPTION_NUMBER,
+        "random_pack_prob": data.RANDOM_PACK_PROB,
+        "no_random_pack_probability": data.NO_RANDOM_PACK_PROBABILITY,
+        "safeguard_positive_caption": data.SAFEGUARD_POSITIVE_CAPTION,
+        "sample_negative_for_grounding_data": data.SAMPLE_NEGATIVE_FOR_GROUNDING_DATA,
+        "mlm_obj_for_only_positive": mlm.MLM_OBJ_FOR_ONLY_POSITIVE,
+        "diver_box_for_vqa": data.DIVER_BOX_FOR_VQA,
+    }
 
 
 def _control_probabilities(values) -> tuple[float, ...]:

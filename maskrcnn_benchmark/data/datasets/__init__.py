@@ -1,6 +1,7 @@
 """Datasets: item i -> (image, BoxList, i)."""
 
 from maskrcnn_benchmark.data.datasets.background import Background
+from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionTSV, PseudoData
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_detection import CocoDetectionJson
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
@@ -25,6 +26,7 @@ from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 __all__ = [
     "Background",
     "COCODataset",
+    "CaptionTSV",
     "CocoDetectionJson",
     "CocoDetectionTSV",
     "CocoGrounding",
@@ -39,6 +41,7 @@ __all__ = [
     "Object365DetectionTSV",
     "PascalVOCDataset",
     "PhrasecutDetection",
+    "PseudoData",
     "RefExpDataset",
     "VGDetectionTSV",
 ]

@@ -1,10 +1,11 @@
 """TSV datasets as a configuration names them: through catalogue, loader and collator."""
 
 import pytest
-from tsv_files import write_detection_tsv
+from tsv_files import write_detection_tsv, write_tsv_dataset
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.data.dataset_options import dataset_options
 
 
 @pytest.fixture
@@ -41,3 +42,28 @@ def test_detection_tsv_as_closed_set(cfg, tmp_path):
     (loader,) = make_data_loader(cfg, is_train=False)
     labels = [target.get_field("labels").tolist() for _, targets, *_ in loader for target in targets]
     assert labels == [[1, 2], [2, 1], []]
+
+
+def test_captions_train_beside_foreign_ones(cfg, tmp_path):
+    record = {"img_h": 80, "img_w": 100, "bboxes": [[[10, 10, 39, 39], [50, 10, 99, 39]]], "scores": [[0.6, 0.2]]}
+    labels = {name: record | {"caption": f"a {name} here", "tokens_positive": [[[2, 5]]]} for name in ("cat", "dog")}
+    register(cfg, "caption", write_tsv_dataset(tmp_path, labels))
+    cfg.DATASETS.CAPTION_FORMAT_VERSION = "v2"
+    cfg.DATASETS.FURTHER_SCREEN = True
+    cfg.DATASETS.CAPTION_CONF = 0.5
+    cfg.DATASETS.PACK_RANDOM_CAPTION_NUMBER = 1
+    for _, targets, _, positive_map, *_ in make_data_loader(cfg):
+        assert len(positive_map) == len(targets) == 2 and (positive_map.sum(1) == 1).all()
+        assert {target.get_field("caption") for target in targets} <= {
+            "a cat here. a dog here. ",
+            "a dog here. a cat here. ",
+        }
+
+
+def test_options_of_caption_data_follow_the_configuration(cfg):
+    given = {"CAPTION_MIN_BOX": 3, "CAPTION_NMS": 0.4, "RANDOM_PACK_PROB": 0.5, "NO_RANDOM_PACK_PROBABILITY": 0.3}
+    for key, value in given.items():
+        cfg.DATASETS[key] = value
+    options = dataset_options(cfg, is_train=True)
+    assert {key: options[key.lower()] for key in given} == given
+    assert not set(map(str.lower, given)) & set(dataset_options(cfg, is_train=False))
