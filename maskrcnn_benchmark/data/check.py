@@ -95,14 +95,14 @@ def samples_of(dataset: Dataset, count: int = SAMPLES) -> list[Sample]:
 
 def _sample(dataset: Dataset, index: int, names: Mapping[int, str]) -> Sample:
     try:
-        image, target, _ = read_item(dataset, index)
+        image, target, used = read_item(dataset, index)
     except (ValueError, OSError, LookupError, TypeError, AttributeError) as error:
         return Sample(f"item {index}", f"cannot be read: {error}", None)
     if isinstance(target, Mapping):
         boxes, fields = target["boxes"].tolist(), target
     else:
         boxes, fields = target.convert("xyxy").bbox.tolist(), target.extra_fields
-    title = f"item {index}, {place(dataset, index)}, {len(boxes)} boxes"
+    title = f"item {used}, {place(dataset, used)}, {len(boxes)} boxes"
     return Sample(title, fields.get("caption", ""), image, boxes, phrases(fields, names))
 
 

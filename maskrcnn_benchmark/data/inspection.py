@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_benchmark.data.annotated_boxes import annotated_boxes
+from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt
 from maskrcnn_benchmark.data.reproducible import sample_seed
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.text.spans import token_range
@@ -33,7 +34,7 @@ KINDS: dict[str, str] = {
 
 KEPT_EXAMPLES = 1000  # per kind
 TOLERANCE = 1.0  # pixels by which a box may pass the border: annotations count them in two ways
-_CHATTY = "maskrcnn_benchmark.data.grounding.od_to_grounding"  # warns of every picture that is reported here
+_CHATTY = SampledPrompt.__module__  # warns of every picture that is reported here
 
 
 class Problem(NamedTuple):
@@ -44,10 +45,11 @@ class Problem(NamedTuple):
 
 
 class ItemReport(NamedTuple):
-    """What one item has: its problems and the labels of its boxes."""
+    """What one item has: its problems and the labels of its boxes; or that another one stands in for it."""
 
     problems: tuple[Problem, ...] = ()
     labels: tuple[int, ...] = ()
+    is_left_out: bool = False
 
 
 @dataclass
@@ -56,8 +58,8 @@ class DatasetReport:
 
     Attributes:
         counts, examples: number of problems per kind, and the first KEPT_EXAMPLES lines of each.
-        class_counts: boxes per class name, classes without a box included.
-        left_out: records of the annotation file that the dataset does not use (no usable box, or few-shot).
+        class_counts: boxes per class name (#label without one), classes without a box included.
+        left_out: records of the annotation file that the dataset does not use (too few usable boxes, or few-shot).
     """
 
     name: str
@@ -74,10 +76,13 @@ class DatasetReport:
 
     def add(self, item: ItemReport, names: Mapping[int, str]) -> None:
         """Takes in one item; `names` are those of the labels."""
+        if item.is_left_out:
+            self.left_out += 1
+            return
         self.items += 1
         self.boxes += len(item.labels)
         for label in item.labels:
-            name = names.get(label, f"label {label}")
+            name = names.get(label, f"#{label}")
             self.class_counts[name] = self.class_counts.get(name, 0) + 1
         for problem in item.problems:
             self.counts[problem.kind] += 1
@@ -167,7 +172,9 @@ class InspectedDataset(Dataset):
             return ItemReport((Problem(UNREADABLE, f"item {index}: {type(error).__name__}: {error}"),))
 
     def _inspect(self, index: int) -> ItemReport:
-        image, target, _ = read_item(self.dataset, index)
+        image, target, used = read_item(self.dataset, index)
+        if used != index:
+            return ItemReport(is_left_out=True)
         where = f"item {index} ({place(self.dataset, index)})"
         fields = target if isinstance(target, Mapping) else target.extra_fields
         problems = [Problem(kind, f"{where}: {text}") for kind, text in self._findings(index, image.size, fields)]
@@ -182,9 +189,10 @@ class InspectedDataset(Dataset):
         yield from box_problems(boxes, size)
         if "caption" not in fields:
             return
-        usable = sum(has_inside(box, size) for box in boxes)
-        if len(fields["labels"]) < usable:
-            yield LOST_BOX, f"{usable - len(fields['labels'])} of {usable} boxes"
+        if isinstance(getattr(self.dataset, "prompt", None), SampledPrompt):
+            usable = sum(has_inside(box, size) for box in boxes)
+            if len(fields["labels"]) < usable:
+                yield LOST_BOX, f"{usable - len(fields['labels'])} of {usable} boxes"
         if self.tokenizer is not None:
             spans = [*fields.get("tokens_positive", [[]] * len(fields["labels"]))]
             spans += record.get("tokens_positive_eval", [])

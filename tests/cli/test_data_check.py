@@ -19,6 +19,7 @@ from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.data.annotated_boxes import annotated_boxes
 from maskrcnn_benchmark.data.inspection import box_problems, caption_problems, inspect_dataset
 from maskrcnn_benchmark.data.worker_errors import WorkerLost
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
 SIZE = (100, 80)
@@ -236,6 +237,20 @@ def test_workers_find_the_same(folder, tokenizer):
     alone, shared = (inspect_dataset("toy", Toy(), tokenizer=tokenizer, workers=workers) for workers in (0, 2))
     assert alone == shared and alone.counts == {"unreadable": 7}
     assert alone.examples["unreadable"][6] == "item 6: picture 6 is broken"
+
+
+def test_items_that_others_stand_in_for_are_left_out():
+    class Toy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            target = BoxList([[0, 0, 5, 5]], SIZE)
+            target.add_field("labels", torch.tensor([1]))
+            return Image.new("RGB", SIZE), target, max(index, 1)
+
+    report = inspect_dataset("toy", Toy())
+    assert (report.items, report.boxes, report.left_out) == (2, 2, 1) and report.is_clean
 
 
 def test_a_killed_worker_is_named():
