@@ -63,6 +63,23 @@ def test_epochs_become_iterations(cfg):
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.DATASET_LENGTH) == (10, 5) and cfg.is_frozen()
 
 
+def test_copies_count_in_epochs(cfg):
+    cfg.SOLVER.MAX_EPOCH, cfg.DATASETS.GENERAL_COPY = 2, 3
+    loader = make_data_loader(cfg)
+    assert cfg.SOLVER.DATASET_LENGTH == 3 * 5 and len(loader) == cfg.SOLVER.MAX_ITER == 2 * 15 // 2
+    assert len({tuple(batch) for batch in captions(loader)}) > 1
+
+
+def test_few_pictures_for_many_processes_need_copies(cfg):
+    """One shot on several processes: nothing to train on, unless every picture is there more than once."""
+    cfg.DATASETS.TRAIN, cfg.SOLVER.IMS_PER_BATCH = ("toy_text",), 8
+    arguments = {"is_distributed": True, "num_replicas": 4, "rank": 0}
+    with pytest.raises(ValueError, match="more copies of the dataset"):
+        next(iter(make_data_loader(cfg, **arguments)))
+    cfg.DATASETS.GENERAL_COPY = 8
+    assert len(list(make_data_loader(cfg, **arguments))) == cfg.SOLVER.MAX_ITER
+
+
 def test_processes_share_a_pass(cfg):
     cfg.SOLVER.MAX_ITER = 2
     loaders = [make_data_loader(cfg, is_distributed=True, num_replicas=2, rank=rank) for rank in (0, 1)]

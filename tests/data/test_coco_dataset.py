@@ -1,5 +1,7 @@
 """Closed-set data: order, numbering, crowds, few-shot selection, and broken input."""
 
+import random
+
 import pytest
 import torch
 from data_files import write_coco_toy
@@ -46,6 +48,41 @@ def test_few_shot_seed_shuffles_the_candidates():
     assert first == select_few_shot(range(20), shown, [1], 3, shuffle_seed=3)
     assert first != select_few_shot(range(20), shown, [1], 3, shuffle_seed=30)
     assert select_few_shot(range(20), shown, [1], 3) == [0, 1, 2]
+
+
+def literal_few_shot(image_ids, shown, largest_id, shots, seed):
+    """The original's walk, image by image, with a counter for every id up to the largest."""
+    counter = [shots] * (largest_id + 1)
+    ids = list(image_ids)
+    if seed:
+        random.Random(seed).shuffle(ids)
+    chosen = []
+    for image_id in ids:
+        is_wanted = False
+        for category in shown[image_id]:
+            if counter[category] > 0:
+                is_wanted = True
+        if is_wanted:
+            chosen.append(image_id)
+            for category in shown[image_id]:
+                counter[category] -= 1
+    return chosen
+
+
+@pytest.mark.parametrize("shots", [1, 3, 5])
+@pytest.mark.parametrize("seed", [0, 3, 30, 300])
+def test_few_shot_is_the_literal_walk(shots, seed):
+    draw = random.Random(shots)
+    categories = [1, 4, 5, 17, 90]
+    shown = {i: set(draw.sample(categories, draw.randint(1, 4))) for i in range(10, 70)}
+    ours = select_few_shot(range(10, 70), shown, categories, shots, seed)
+    assert ours == literal_few_shot(range(10, 70), shown, 90, shots, seed)
+    assert all(sum(category in shown[i] for i in ours) >= shots for category in categories)
+
+
+def test_few_shot_with_a_category_that_is_not_listed(tmp_path):
+    with pytest.raises(ValueError, match="image 2 has category 7, which is not in the list of 1 categories"):
+        dataset(tmp_path, override_category=[{"id": 3, "name": "hound"}], few_shot=1)
 
 
 def test_override_category_renames_and_renumbers(tmp_path):

@@ -81,6 +81,7 @@ def select_few_shot(
         category_ids: all categories.
         shots: images wanted per category.
         shuffle_seed: not 0 to shuffle the candidates first, with a generator of their own.
+    Raises: ValueError for an image that shows a category which is not listed.
     """
     remaining = dict.fromkeys(category_ids, shots)
     ids = list(image_ids)
@@ -89,6 +90,11 @@ def select_few_shot(
     selected = []
     for image_id in ids:
         shown = set(categories_of[image_id])
+        if unlisted := sorted(shown - remaining.keys()):
+            raise ValueError(
+                f"image {image_id} has category {unlisted[0]}, which is not in the list of {len(remaining)} categories "
+                "(DATASETS.OVERRIDE_CATEGORY replaces it); a few-shot choice counts them all"
+            )
         if any(remaining[category] > 0 for category in shown):
             selected.append(image_id)
             for category in shown:
