@@ -43,15 +43,17 @@ def check_datasets(
     Yields: each dataset's report and the path of its contact sheet.
     Raises: ValueError for a configuration without datasets, or annotations that no dataset can be made of.
     """
-    tokenizer = build_tokenizer(
-        cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE, mlm=bool(cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS)
-    )
-    for name, dataset in untransformed_datasets(cfg, is_train, tokenizer):
+    found = find_datasets(cfg, is_train)  # before the tokenizer, which may have to be fetched
+    text = cfg.MODEL.LANGUAGE_BACKBONE
+    tokenizer = build_tokenizer(text.TOKENIZER_TYPE, mlm=bool(cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS))
+    options = dataset_options(cfg, is_train)
+    for name, description in found.items():
+        dataset = make_untransformed(name, description, options, tokenizer)
         report = inspect_dataset(
             name,
             dataset,
             tokenizer=tokenizer,
-            max_tokens=cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN,
+            max_tokens=text.MAX_QUERY_LEN,
             workers=workers,
             progress=None if progress is None else progress(name),
         )
@@ -62,27 +64,28 @@ def check_datasets(
         yield report, sheet
 
 
-def untransformed_datasets(cfg, is_train: bool, tokenizer) -> Iterator[tuple[str, Dataset]]:
-    """The datasets of the phase with their names, each once and without transforms.
+def find_datasets(cfg, is_train: bool) -> dict[str, dict[str, Any]]:
+    """{name: what the catalogue says} for the datasets of the phase, each once.
 
-    Raises: ValueError if there is none, or if one is empty or cannot be made of its annotations.
+    Raises: ValueError if there is none; FileNotFoundError for files that are missing.
     """
-    key = f"DATASETS.{'TRAIN' if is_train else 'TEST'}"
-    names = dict.fromkeys(dataset_names(cfg, is_train))
+    names = dataset_names(cfg, is_train)
     if not names:
-        raise ValueError(f"{key} is empty: name at least one dataset")
+        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset")
     catalog = load_catalog(cfg.PATHS_CATALOG).DatasetCatalog
     register_datasets(cfg, catalog, is_train)
-    for name in names:
-        try:
-            dataset = make_dataset(catalog.get(name), dataset_options(cfg, is_train), None, tokenizer)
-        except (KeyError, IndexError, TypeError, AttributeError) as error:
-            if isinstance(error, ValueError):  # a name that the catalogue does not have says so itself
-                raise
-            raise ValueError(f"dataset {name}: malformed annotations ({type(error).__name__}: {error})") from error
-        if not len(dataset):  # type: ignore[arg-type]
-            raise ValueError(f"dataset {name} has no usable picture")
-        yield name, dataset
+    return {name: catalog.get(name) for name in names}
+
+
+def make_untransformed(name: str, description: Mapping[str, Any], options: Mapping[str, Any], tokenizer) -> Dataset:
+    """One dataset without transforms. Raises: ValueError if it is empty or cannot be made of its annotations."""
+    try:
+        dataset = make_dataset(description, options, None, tokenizer)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"dataset {name}: malformed annotations ({type(error).__name__}: {error})") from error
+    if not len(dataset):  # type: ignore[arg-type]
+        raise ValueError(f"dataset {name} has no usable picture")
+    return dataset
 
 
 def samples_of(dataset: Dataset, count: int = SAMPLES) -> list[Sample]:

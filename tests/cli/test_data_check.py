@@ -285,6 +285,12 @@ def test_mistakes_are_one_line(folder, content, words, said):
     assert errors.count("\n") == 1 and said in errors
 
 
+def test_missing_files_are_told_before_a_tokenizer_is_fetched(folder):
+    words = ("DATASETS.TRAIN", "('coco_2017_train',)", "MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE", "./nowhere")
+    code, _, errors = folder.check("grounding", detection(), *words)
+    assert code == console.BAD_INPUT and "coco/train2017" in errors
+
+
 def test_malformed_annotations_are_one_line(folder):
     content = detection()
     del content["annotations"][0]["bbox"]
