@@ -171,6 +171,8 @@ inline DeformGeometry deform_geometry(
   g.dilation_w = deform_size(dilation_w, "dilation_w", 1);
   g.groups = deform_size(groups, "groups", 1);
   g.offset_groups = deform_size(offset_groups, "offset_groups", 1);
+  // Before anything is computed from it, which an expanded tensor of little memory could overflow.
+  deform_size(weight.size(2) * weight.size(3), "the number of taps of the kernel", 1);
   STD_TORCH_CHECK(
       g.channels % g.groups == 0 && g.out_channels % g.groups == 0 && weight.size(1) == g.group_channels(),
       "weight ",

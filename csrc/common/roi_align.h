@@ -119,7 +119,12 @@ inline void check_roi_align_backward(
     const Tensor& grad,
     const Tensor& rois,
     const RoiAlignOptions& options,
-    int64_t channels) {
+    std::initializer_list<int64_t> sizes) {
+  const int64_t channels = sizes.begin()[1], height = sizes.begin()[2], width = sizes.begin()[3];
+  STD_TORCH_CHECK(
+      sizes.begin()[0] >= 0 && channels >= 0 && height > 0 && width > 0,
+      "input must have cells to sample, got the shape ",
+      shape_text(sizes.begin(), sizes.size()));
   check_rois(rois, grad, "grad", options);
   check_shape(grad, "grad", {rois.size(0), channels, options.pooled_height, options.pooled_width});
 }

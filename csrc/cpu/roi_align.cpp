@@ -89,7 +89,7 @@ Tensor backward(
     int64_t height,
     int64_t width) {
   const RoiAlignOptions options{spatial_scale, pooled_height, pooled_width, sampling_ratio, is_aligned};
-  check_roi_align_backward(grad, rois, options, channels);
+  check_roi_align_backward(grad, rois, options, {batch_size, channels, height, width});
   const auto wide = accumulate_dtype(grad.scalar_type());
   const auto regions = as_positions(rois, grad);
   const auto source = torch::stable::contiguous(torch::stable::to(grad, wide));

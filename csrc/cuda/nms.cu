@@ -158,8 +158,8 @@ Tensor nms_keep_mask_cuda(
     const std::optional<Tensor>& labels,
     const std::optional<Tensor>& counts,
     double iou_threshold) {
-  DeviceGuard guard(boxes.get_device_index());
   check_keep_mask(boxes, labels, counts);
+  DeviceGuard guard(boxes.get_device_index());
   auto keep = torch::stable::new_zeros(boxes, {boxes.size(0), boxes.size(1)}, ScalarType::Bool);
   if (keep.numel() == 0) return keep;
   auto dense = torch::stable::contiguous(boxes);
@@ -272,8 +272,8 @@ std::tuple<Tensor, Tensor, Tensor> soft_nms_cuda(
     const Tensor& scores,
     double score_threshold,
     double sigma) {
-  DeviceGuard guard(boxes.get_device_index());
   check_soft_nms(boxes, scores, sigma);
+  DeviceGuard guard(boxes.get_device_index());
   ScalarType wide = accumulate_dtype(scores.scalar_type());
   auto dense = torch::stable::contiguous(boxes);
   auto current = torch::stable::new_empty(scores, {scores.size(0)}, wide);

@@ -94,7 +94,7 @@ Tensor backward(
     const Tensor& grad, const Tensor& rois, double spatial_scale, int64_t pooled_height, int64_t pooled_width,
     int64_t sampling_ratio, bool is_aligned, int64_t batch_size, int64_t channels, int64_t height, int64_t width) {
   const RoiAlignOptions options{spatial_scale, pooled_height, pooled_width, sampling_ratio, is_aligned};
-  check_roi_align_backward(grad, rois, options, channels);
+  check_roi_align_backward(grad, rois, options, {batch_size, channels, height, width});
   const DeviceGuard guard(grad.get_device_index());
   const auto wide = accumulate_dtype(grad.scalar_type());
   const auto regions = torch::stable::contiguous(torch::stable::to(rois, wide));

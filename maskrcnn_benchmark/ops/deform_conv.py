@@ -76,6 +76,10 @@ def _check_shapes(
         if tensor.dim() != 4:
             raise ValueError(f"{name} must have 4 dimensions, got shape {tuple(tensor.shape)}")
     out_channels, weight_channels, kh, kw = weight.shape
+    if 0 in weight.shape:
+        raise ValueError(f"weight must not be empty, got shape {tuple(weight.shape)}")
+    if min(*geometry.stride, *geometry.dilation) < 1 or min(geometry.padding) < 0:
+        raise ValueError(f"stride and dilation must be positive and padding not negative, got {geometry}")
     if input.shape[1] % weight_channels or out_channels % (input.shape[1] // weight_channels):
         raise ValueError(
             f"weight {tuple(weight.shape)} does not fit input {tuple(input.shape)}: their channels make no whole groups"

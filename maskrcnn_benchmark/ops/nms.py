@@ -112,7 +112,7 @@ def _exclusive(boxes: Tensor) -> Tensor:
 
 def _keep_mask_plain(boxes: Tensor, labels: Tensor | None, counts: Tensor | None, iou_threshold: float) -> Tensor:
     _check_batch(boxes, labels, counts)
-    numbers = [boxes.shape[1]] * len(boxes) if counts is None else counts.tolist()
+    numbers = [boxes.shape[1]] * len(boxes) if counts is None else counts.clamp(min=0).tolist()
     keep = torch.zeros(boxes.shape[:2], dtype=torch.bool, device=boxes.device)
     for image, number in enumerate(numbers):
         corners = _exclusive(boxes[image, :number])

@@ -143,6 +143,11 @@ def test_keeps_16_bit_numbers_outside_autocast(dtype):
         (lambda c: c | {"weight": c["weight"][:, :3]}, "make no whole groups"),
         (lambda c: c | {"input": c["input"][0]}, r"input must have 4 dimensions, got shape \(4, 5, 6\)"),
         (lambda c: c | {"padding": 0, "dilation": 3}, "smaller than the kernel"),
+        (lambda c: c | {"stride": 0}, r"must be positive .* got .*stride=\(0, 0\)"),
+        (lambda c: c | {"dilation": (1, 0)}, r"must be positive .* got .*dilation=\(1, 0\)"),
+        (lambda c: c | {"padding": -1}, r"not negative, got .*padding=\(-1, -1\)"),
+        (lambda c: c | {"weight": c["weight"][:, :0]}, r"weight must not be empty, got shape \(6, 0, 3, 3\)"),
+        (lambda c: c | {"weight": c["weight"][..., :0]}, r"weight must not be empty, got shape \(6, 4, 3, 0\)"),
     ],
 )
 def test_wrong_shapes_are_named(change, message):

@@ -262,6 +262,7 @@ def test_layouts_give_one_result(device):
         ({5: 0}, "stride_h must be between 1 and .* got 0"),
         ({8: -1}, "pad_w must be between 0 and .* got -1"),
         ({9: 9}, "smaller than the dilated kernel"),
+        ({3: torch.zeros(1, dtype=torch.float64).expand(6, 8, 1 << 16, 1 << 16)}, "number of taps .* got 4294967296"),
         ({11: 3}, "does not fit input .* with 3 groups"),
         ({12: 3}, "3 offset groups do not divide 8 channels"),
     ],

@@ -256,6 +256,15 @@ def test_no_boxes_in_a_batch(device):
     assert not nms_keep_mask(torch.zeros(2, 3, 4, device=device), None, counts, 0.5).any()
 
 
+def test_counts_beyond_the_boxes_are_cut(device):
+    boxes, _, _ = random_batch(images=3, boxes=5, device=device)
+    counts = torch.tensor([-1, 9, 2], device=device)
+    expected = nms_keep_mask(boxes, None, counts.clamp(0, 5), 0.5)
+    assert not expected[0].any() and expected[1].any()
+    assert torch.equal(nms_keep_mask(boxes, None, counts, 0.5), expected)
+    assert torch.equal(nms_module._keep_mask_plain(boxes, None, counts, 0.5), expected)
+
+
 def test_wrong_arguments_of_the_operators_are_named(device):
     boxes, labels, counts = random_batch(images=2, boxes=3, device=device)
     for arguments, message in (

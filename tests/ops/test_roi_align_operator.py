@@ -165,6 +165,11 @@ def test_the_kernel_checks_its_arguments(maps, rois, message, device):
     skip_without_kernel("roi_align", device)
     with pytest.raises(RuntimeError, match=message):
         OPERATORS.roi_align(maps.to(device), rois.to(device), 1.0, 2, 2, 0, False)
+    for sizes in ((1, 2, 0, 4), (1, 2, 4, 0), (-1, 2, 4, 4)):
+        with pytest.raises(RuntimeError, match=rf"must have cells .* the shape \({', '.join(map(str, sizes))}\)"):
+            OPERATORS._roi_align_backward(
+                torch.ones(1, 2, 2, 2, device=device), torch.zeros(1, 5, device=device), 1.0, 2, 2, 0, False, *sizes
+            )
     with pytest.raises(RuntimeError, match=r"output size must be positive, got \(0, 2\)"):
         OPERATORS.roi_align(
             torch.zeros(1, 2, 3, 4, device=device), torch.zeros(1, 5, device=device), 1.0, 0, 2, 0, False
