@@ -193,11 +193,12 @@ class GeneralizedVLRCNN(nn.Module):
         if isinstance(captions, str):
             raise ValueError(f"captions must be a list of strings, one per image, got the string {captions!r}")
         policy = self.text_policy
+        is_padded = trim and policy.max_length % TOKEN_BUCKET == 0 and self._accelerated()
         tokens = self.tokenizer(
             list(captions),
             max_length=policy.max_length,
             padding="max_length" if policy.pad_max and not trim else "longest",
-            pad_to_multiple_of=TOKEN_BUCKET if trim and self._accelerated() else None,
+            pad_to_multiple_of=TOKEN_BUCKET if is_padded else None,
             return_special_tokens_mask=True,
             return_tensors="pt",
             truncation=True,

@@ -169,6 +169,16 @@ def test_trimmed_text_changes_nothing(model, text_folder):
     assert model.train().encode_text(CAPTIONS).hidden.shape[1] == TOKENS
 
 
+@pytest.mark.parametrize(("limit", "length"), [(48, 16), (32, 16), (20, 7)])
+def test_accelerated_text_is_never_longer_than_the_limit(model, monkeypatch, limit, length):
+    """Its lengths are multiples of a number, which need not divide the limit."""
+    model.eval()
+    monkeypatch.setattr(model, "_accelerated", lambda: True)
+    monkeypatch.setattr(model, "text_policy", model.text_policy._replace(max_length=limit))
+    assert model.tokenize(CAPTIONS, trim=True).input_ids.shape[1] == length
+    assert model.tokenize(["red star. " * 40], trim=True).input_ids.shape[1] == limit
+
+
 def test_text_and_image_are_encoded_once(model):
     model.eval()
     images = random_images(*SIZES)
