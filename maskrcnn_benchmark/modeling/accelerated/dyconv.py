@@ -118,7 +118,10 @@ class AcceleratedDyConv:
     Offsets, sampling positions, interpolation and statistics are float32; features and products have the precision's
     type. In fp32 the sampled columns of one image at a time are stored and multiplied by the matrix library.
 
-    Args: dyconv: the layer, whose weights are copied; precision: of features and products; tuning: of the convolutions.
+    Args:
+        dyconv: the layer; its weights must not change as long as this is used.
+        precision: of features and products.
+        tuning: of the convolutions.
     Raises: ValueError with the reason where `supports` gives one.
     """
 

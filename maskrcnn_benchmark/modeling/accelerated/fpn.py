@@ -63,7 +63,7 @@ class _ColumnConvolution(_Convolution):
 class AcceleratedFPN:
     """`FPN.forward` with channels last and in one precision.
 
-    Weights are prepared at construction and read no more after it.
+    Weights are prepared at construction and must not change as long as this is used.
 
     Args:
         fpn: in evaluation mode, on the device of the maps.

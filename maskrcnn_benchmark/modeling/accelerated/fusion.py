@@ -31,7 +31,7 @@ class AcceleratedFusion:
     """Both directions of attention between locations and words.
 
     Args:
-        block: one that `supports` accepts; later changes of its weights have no effect.
+        block: one that `supports` accepts; its weights must not change as long as this is used.
         precision: of activations and products.
     Attributes:
         norm: LayerNorm of the locations, which whoever makes them has to apply.

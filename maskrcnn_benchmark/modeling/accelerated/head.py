@@ -75,7 +75,7 @@ class AcceleratedHead:
     """Levels and text -> raw predictions, with weights prepared for one precision.
 
     Args:
-        head: a head that `supports` accepts; later changes of its weights have no effect.
+        head: a head that `supports` accepts; its weights must not change as long as this is used.
         precision: of activations and products.
     """
 

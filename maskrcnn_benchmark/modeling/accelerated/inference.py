@@ -82,7 +82,7 @@ def own_numbers(precision: Precision, tensor: Tensor) -> Iterator[None]:
 
 
 class AcceleratedDetector:
-    """Inference with the weights that a GeneralizedVLRCNN has when this is made.
+    """Inference with the weights that a GeneralizedVLRCNN has when this is made, and that must not change after that.
 
     Args:
         model: a detector that `why_not_accelerated` accepts, on a GPU, in eval mode.

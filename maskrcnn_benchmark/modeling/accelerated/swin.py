@@ -136,7 +136,7 @@ class _Block:
 class AcceleratedSwin:
     """`SwinTransformer.forward` with channels last and in one precision.
 
-    Weights are prepared at construction and read no more after it.
+    Weights are prepared at construction and must not change as long as this is used.
 
     Args:
         body: in evaluation mode, on the device of the images.

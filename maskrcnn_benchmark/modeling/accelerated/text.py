@@ -126,7 +126,7 @@ class AcceleratedTextEncoder:
     """BERT or RoBERTa without pooler, with weights prepared for one precision.
 
     Args:
-        encoder: one that `supports_text` accepts; later changes of its weights have no effect.
+        encoder: one that `supports_text` accepts; its weights must not change as long as this is used.
         precision: of activations and products.
     """
 
