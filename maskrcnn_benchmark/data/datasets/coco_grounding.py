@@ -18,6 +18,7 @@ from maskrcnn_benchmark.data.datasets.coco_json import (
 )
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.modulated import NOTHING_MASKED
+from maskrcnn_benchmark.data.datasets.packed_annotations import pack_annotations
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
 from maskrcnn_benchmark.data.grounding.od_to_grounding import FullPrompt, GroundedCaption, SampledPrompt
 from maskrcnn_benchmark.data.transforms.transforms import Transform
@@ -34,6 +35,7 @@ class CocoGrounding(Dataset):
     Args:
         img_folder, ann_file: the pictures, and their COCO-style annotations.
         transforms: joint transforms; None leaves the PIL image.
+        is_train: keep the annotations packed, which an evaluation of detections cannot read.
         return_tokens, tokenizer, max_query_len: see ConvertCocoPolysToMask.
         disable_shuffle: name the classes in ascending order of their labels, not in a random one.
         add_detection_prompt: start the caption with "object detection : ".
@@ -83,6 +85,8 @@ class CocoGrounding(Dataset):
         self.root = os.fspath(img_folder)
         self.ann_file = os.fspath(ann_file)
         self.coco = load_coco_json(ann_file)
+        if is_train:
+            pack_annotations(self.coco)
         if override_category is not None:
             self.coco.dataset["categories"] = list(override_category)
         self.numbering = CategoryNumbering(self.coco.dataset.get("categories", []))

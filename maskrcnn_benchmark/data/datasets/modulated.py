@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from maskrcnn_benchmark.data.datasets.coco_json import has_valid_annotation, load_coco_json
 from maskrcnn_benchmark.data.datasets.directional_caption import DirectionalCaption
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
+from maskrcnn_benchmark.data.datasets.packed_annotations import pack_annotations
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -29,7 +30,7 @@ class GroundingJson(Dataset):
         ann_file: MDETR-style JSON file.
         transforms: joint transforms; None leaves the PIL image.
         return_tokens, tokenizer, max_query_len: see ConvertCocoPolysToMask.
-        is_train: False adds the maps of `tokens_positive_eval`.
+        is_train: False adds the maps of `tokens_positive_eval`; True keeps the annotations packed.
         no_mask_for_gold: keep masked language modelling away from these captions.
         flip_caption_aware: exchange left and right in the caption when the transforms mirror the picture.
         other: arguments that only other datasets of the list read.
@@ -52,6 +53,8 @@ class GroundingJson(Dataset):
     ):
         self.ann_file = os.fspath(ann_file)
         self.coco = load_coco_json(ann_file)
+        if is_train:
+            pack_annotations(self.coco)
         self.ids = [i for i in sorted(self.coco.imgs) if has_valid_annotation(self.coco.imgToAnns[i], min_keypoints)]
         self.id_to_img_map = dict(enumerate(self.ids))
         self.transforms = transforms
