@@ -19,6 +19,7 @@ from maskrcnn_benchmark.cli.console import (
     report_error,
     write,
 )
+from maskrcnn_benchmark.cli.data_tsv import add_actions
 
 if TYPE_CHECKING:
     from maskrcnn_benchmark.data.inspection import DatasetReport
@@ -53,6 +54,7 @@ def add_parser(subparsers) -> None:
     actions = group.add_subparsers(dest="action", metavar="ACTION", required=True, parser_class=Parser)
     _add_download(actions)
     _add_check(actions)
+    add_actions(actions)
 
 
 def run(args: argparse.Namespace) -> int:
