@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -205,10 +204,6 @@ def _worker_options(cfg) -> dict[str, Any]:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker; the tokenizer's own threads do not survive a fork.
-
-    A cluster that ends a job may signal all its processes: the trainer alone decides, and needs its data until then.
-    """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """One thread per worker; the tokenizer's own threads do not survive a fork."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
