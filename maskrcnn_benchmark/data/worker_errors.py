@@ -9,6 +9,9 @@ LOST_WORKER = re.compile(
 )
 
 
+ADVICE = "where memory ran out (also shared memory, /dev/shm), lower DATALOADER.NUM_WORKERS"
+
+
 class WorkerLost(ChildProcessError):
     """A worker process of a loader died without saying why."""
 
@@ -21,18 +24,19 @@ def worker_errors_in_one_line() -> Iterator[None]:
     """
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError) as error:
         message = raised_in_worker(error)
-        if message is None:
-            raise
-        raise type(error)(message) from error
+        if message is not None:
+            raise type(error)(message) from error
+        if isinstance(error, ConnectionError | EOFError):  # the end of a worker seen from its pipe
+            raise WorkerLost(f"a data worker ended without saying why ({error}); {ADVICE}") from error
+        raise
     except RuntimeError as error:
         lost = LOST_WORKER.search(str(error))
         if lost is None:
             raise
         raise WorkerLost(
-            f"the data worker with process id {lost[1]} {lost[2].replace('is killed', 'was killed')}; where memory ran "
-            "out (also shared memory, /dev/shm), lower DATALOADER.NUM_WORKERS"
+            f"the data worker with process id {lost[1]} {lost[2].replace('is killed', 'was killed')}; {ADVICE}"
         ) from error
 
 
