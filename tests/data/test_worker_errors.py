@@ -36,6 +36,7 @@ def test_other_errors_pass(error):
 
 
 def test_errors_of_a_worker_come_without_its_traceback():
-    text = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback ...\nValueError: picture 'a.png' is broken\n"
+    text = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback ...\n"
+    text += "ValueError: picture 'a.png' is broken\n"
     with pytest.raises(ValueError, match=r"^picture 'a.png' is broken$"), worker_errors_in_one_line():
         raise ValueError(text)
