@@ -6,6 +6,7 @@ tuples for each other, and `None` for anything.
 """
 
 import difflib
+import json
 import logging
 from ast import literal_eval
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,10 @@ def read_yaml(path: Path) -> dict:
     """The mapping in a YAML file; an empty file is an empty mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        json.dumps(content, default=str, skipkeys=True)  # fails where an alias refers to what holds it
+    except RecursionError as error:
+        raise ConfigError(f"{path} nests its values too deep") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path} is not a YAML file: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ConfigFileError(f"configuration file {str(path)!r} cannot be read: {error.strerror}") from error

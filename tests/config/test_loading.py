@@ -128,7 +128,7 @@ def test_a_folder_is_not_a_configuration(tmp_path):
     assert str(tmp_path) in str(raised.value)
 
 
-@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "just text", "\x00"])
+@pytest.mark.parametrize("text", ["a: [", "- 1\n- 2", "just text", "\x00", "a: &a {b: *a}", "a: " + 5000 * "["])
 def test_a_file_that_is_not_a_yaml_mapping(tmp_path, text):
     path = file_with(tmp_path, text)
     with pytest.raises(ConfigError) as raised:
