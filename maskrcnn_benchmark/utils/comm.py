@@ -5,12 +5,15 @@ device they live on; Python objects travel through the CPU when the process grou
 """
 
 import os
+import time
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+GLOO_PAUSE_S = 0.2
 
 
 def is_dist_avail_and_initialized() -> bool:
@@ -49,8 +52,14 @@ def init_distributed(init_method: str = "env://", *, rank: int = -1, world_size:
 
 
 def destroy_distributed() -> None:
-    """Take the process group down; nothing happens without one."""
+    """Take the process group down; nothing happens without one.
+
+    The threads of gloo drop their last tensors after a collective has returned, and need the interpreter for it. The
+    end of the group waits for these threads and keeps the interpreter meanwhile, so they get a moment before it.
+    """
     if is_dist_avail_and_initialized():
+        if dist.get_backend() == "gloo":
+            time.sleep(GLOO_PAUSE_S)
         dist.destroy_process_group()
 
 
