@@ -11,6 +11,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <tuple>
 
 namespace glip {
 
@@ -219,5 +220,42 @@ inline void check_deform_grad(const Tensor& grad, const Tensor& input, const Def
   check_same_device(grad, "grad", input, "input");
   check_shape(grad, "grad", {g.batch, g.out_channels, g.out_height, g.out_width});
 }
+
+// Which gradients of the operator are computed; those of offset and mask, and of weight and bias, go together.
+struct NeededGradients {
+  bool input, coordinates, parameters;
+};
+
+using DeformGradients = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor>;  // input, offset, mask, weight, bias
+
+namespace deform {
+
+// The operator with the arguments of its schema, around the function of a device that takes their geometry.
+template <auto Forward>
+Tensor forward_operator(
+    const Tensor& input, const Tensor& offset, const std::optional<Tensor>& mask, const Tensor& weight,
+    const std::optional<Tensor>& bias, int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
+    int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t offset_groups) {
+  const auto g = deform_geometry(
+      input, offset, mask, weight, bias,
+      {stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups});
+  return Forward(input, offset, mask, weight, bias, g);
+}
+
+template <auto Backward>
+DeformGradients backward_operator(
+    const Tensor& grad, const Tensor& input, const Tensor& offset, const std::optional<Tensor>& mask,
+    const Tensor& weight, const std::optional<Tensor>& bias, int64_t stride_h, int64_t stride_w, int64_t pad_h,
+    int64_t pad_w, int64_t dilation_h, int64_t dilation_w, int64_t groups, int64_t offset_groups, bool needs_input,
+    bool needs_coordinates, bool needs_parameters) {
+  const auto g = deform_geometry(
+      input, offset, mask, weight, bias,
+      {stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups});
+  check_deform_grad(grad, input, g);
+  const NeededGradients needed{needs_input, needs_coordinates, needs_parameters};
+  return Backward(grad, input, offset, mask, weight, bias, g, needed);
+}
+
+}  // namespace deform
 
 }  // namespace glip

@@ -242,28 +242,10 @@ class Backward {
   Tensor columns_;
 };
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
-    const Tensor& grad,
-    const Tensor& input,
-    const Tensor& offset,
-    const std::optional<Tensor>& mask,
-    const Tensor& weight,
-    const std::optional<Tensor>& bias,
-    int64_t stride_h,
-    int64_t stride_w,
-    int64_t pad_h,
-    int64_t pad_w,
-    int64_t dilation_h,
-    int64_t dilation_w,
-    int64_t groups,
-    int64_t offset_groups,
-    bool needs_input,
-    bool needs_coordinates,
-    bool needs_parameters) {
-  const auto g = deform_geometry(
-      input, offset, mask, weight, bias,
-      {stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups});
-  check_deform_grad(grad, input, g);
+DeformGradients backward_cuda(
+    const Tensor& grad, const Tensor& input, const Tensor& offset, const std::optional<Tensor>& mask,
+    const Tensor& weight, const std::optional<Tensor>& bias, const DeformGeometry& g, const NeededGradients& needed) {
+  const bool needs_input = needed.input, needs_coordinates = needed.coordinates, needs_parameters = needed.parameters;
   const DeviceGuard guard(input.get_device_index());
   const auto dtype = input.scalar_type();
   auto gradient = [&](bool is_needed, const Tensor& like, std::initializer_list<int64_t> sizes) {
@@ -326,7 +308,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cuda(
 }  // namespace deform
 
 STABLE_TORCH_LIBRARY_IMPL(maskrcnn_benchmark, CUDA, m) {
-  m.impl("_deform_conv2d_backward", TORCH_BOX(&deform::backward_cuda));
+  m.impl("_deform_conv2d_backward", TORCH_BOX(&deform::backward_operator<deform::backward_cuda>));
 }
 
 }  // namespace glip

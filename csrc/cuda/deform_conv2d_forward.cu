@@ -152,22 +152,8 @@ void forward(
 }
 
 Tensor forward_cuda(
-    const Tensor& input,
-    const Tensor& offset,
-    const std::optional<Tensor>& mask,
-    const Tensor& weight,
-    const std::optional<Tensor>& bias,
-    int64_t stride_h,
-    int64_t stride_w,
-    int64_t pad_h,
-    int64_t pad_w,
-    int64_t dilation_h,
-    int64_t dilation_w,
-    int64_t groups,
-    int64_t offset_groups) {
-  auto g = deform_geometry(
-      input, offset, mask, weight, bias,
-      {stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups, offset_groups});
+    const Tensor& input, const Tensor& offset, const std::optional<Tensor>& mask, const Tensor& weight,
+    const std::optional<Tensor>& bias, const DeformGeometry& g) {
   DeviceGuard guard(input.get_device_index());
   auto out = torch::stable::new_empty(input, {g.batch, g.out_height, g.out_width, g.out_channels});
   if (g.batch > 0) {
@@ -184,7 +170,7 @@ Tensor forward_cuda(
 }  // namespace deform
 
 STABLE_TORCH_LIBRARY_IMPL(maskrcnn_benchmark, CUDA, m) {
-  m.impl("deform_conv2d", TORCH_BOX(&deform::forward_cuda));
+  m.impl("deform_conv2d", TORCH_BOX(&deform::forward_operator<deform::forward_cuda>));
 }
 
 }  // namespace glip
