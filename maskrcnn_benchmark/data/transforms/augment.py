@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision import transforms as torchvision_transforms
 
+from maskrcnn_benchmark.data.transforms.transforms import RandomFlip
 from maskrcnn_benchmark.structures.bounding_box import FLIP_TOP_BOTTOM, BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import boxlist_iou
 
@@ -44,24 +45,15 @@ class ColorJitter:
         return f"ColorJitter({', '.join(f'{name}={value}' for name, value in self.strengths.items())})"
 
 
-class RandomVerticalFlip:
+class RandomVerticalFlip(RandomFlip):
     """Turns picture and boxes upside down with probability `prob`; captions stay, even if they say above or below."""
 
-    def __init__(self, prob: float = 0.5):
-        if not 0.0 <= prob <= 1.0:
-            raise ValueError(f"prob={prob} is not a probability")
-        self.prob = prob
-
-    def __call__(self, image: Image.Image, target=None):
-        if random.random() < self.prob:
-            image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
-            if isinstance(target, BoxList):
-                target = target.transpose(FLIP_TOP_BOTTOM).convert("xyxy")
-                target.bbox[:, 1::2] -= 1  # BoxList keeps the original's coordinates, which are one pixel too low
+    def flip(self, image: Image.Image, target):
+        image = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+        if isinstance(target, BoxList):
+            target = target.transpose(FLIP_TOP_BOTTOM).convert("xyxy")
+            target.bbox[:, 1::2] -= 1  # BoxList keeps the original's coordinates, which are one pixel too low
         return image, target
-
-    def __repr__(self) -> str:
-        return f"RandomVerticalFlip(prob={self.prob})"
 
 
 class RandomCrop:

@@ -85,26 +85,34 @@ class Resize:
         return f"Resize(min_size={self.min_size}, max_size={self.max_size}, restrict={self.restrict})"
 
 
-class RandomHorizontalFlip:
-    """Mirrors picture and boxes with probability `prob`.
-
-    A field that holds text (data.datasets.directional_caption.DirectionalCaption) is mirrored by BoxList.transpose.
-    """
+class RandomFlip:
+    """Flips picture and boxes with probability `prob`, in the way that subclasses say."""
 
     def __init__(self, prob: float = 0.5):
         if not 0.0 <= prob <= 1.0:
             raise ValueError(f"prob={prob} is not a probability")
         self.prob = prob
 
+    def flip(self, image: Image.Image, target):
+        """The flipped picture and target."""
+        raise NotImplementedError
+
     def __call__(self, image: Image.Image, target=None):
-        if random.random() < self.prob:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            if isinstance(target, BoxList):
-                target = target.transpose(FLIP_LEFT_RIGHT)
-        return image, target
+        return self.flip(image, target) if random.random() < self.prob else (image, target)
 
     def __repr__(self) -> str:
-        return f"RandomHorizontalFlip(prob={self.prob})"
+        return f"{type(self).__name__}(prob={self.prob})"
+
+
+class RandomHorizontalFlip(RandomFlip):
+    """Mirrors picture and boxes with probability `prob`.
+
+    A field that holds text (data.datasets.directional_caption.DirectionalCaption) is mirrored by BoxList.transpose.
+    """
+
+    def flip(self, image: Image.Image, target):
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return image, target.transpose(FLIP_LEFT_RIGHT) if isinstance(target, BoxList) else target
 
 
 class ToTensor:
