@@ -6,11 +6,12 @@ from torch import Tensor
 from maskrcnn_benchmark.modeling.fusion.bi_attention import BiAttentionBlockForCheckpoint, BiMultiHeadAttention
 from maskrcnn_benchmark.ops.kernels.folded_words import CLAMP_LIMIT, LOG2_E, FoldedWords, Limits
 from maskrcnn_benchmark.ops.kernels.image_update import image_update
+from maskrcnn_benchmark.ops.kernels.swin_norm import LayerNormWeights
 from maskrcnn_benchmark.ops.kernels.text_update import pool_locations
 from maskrcnn_benchmark.ops.kernels.word_norm import normalise_words
 
 from .precision import Precision
-from .text import AcceleratedTextLayer, NormWeights, full_product
+from .text import AcceleratedTextLayer, full_product
 
 __all__ = ["AcceleratedFusion", "AcceleratedTextLayer", "supports"]
 
@@ -39,8 +40,8 @@ class AcceleratedFusion:
 
     def __init__(self, block: BiAttentionBlockForCheckpoint, precision: Precision):
         self.precision = precision
-        self.norm = NormWeights.of(block.layer_norm_v)
-        self.text_norm = NormWeights.of(block.layer_norm_l)
+        self.norm = LayerNormWeights.of(block.layer_norm_v)
+        self.text_norm = LayerNormWeights.of(block.layer_norm_l)
         attention = block.attn
         self.num_heads = attention.num_heads
         self.limits = Limits(attention.clamp_min, attention.clamp_max)

@@ -12,6 +12,7 @@ from maskrcnn_benchmark.modeling.fusion.text_layer import BertEncoderLayer
 from maskrcnn_benchmark.modeling.language_backbone.features import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.huggingface import BertEncoder
 from maskrcnn_benchmark.ops.kernels.folded_words import Limits
+from maskrcnn_benchmark.ops.kernels.swin_norm import LayerNormWeights
 from maskrcnn_benchmark.ops.kernels.word_attention import word_attention
 from maskrcnn_benchmark.ops.kernels.word_norm import post_layer_norm
 
@@ -43,18 +44,6 @@ class LinearWeights(NamedTuple):
         return cls(weight, torch.cat([layer.bias.detach() for layer in layers]).to(bias_dtype))
 
 
-class NormWeights(NamedTuple):
-    """Weight and bias (D,) of a LayerNorm in float32, and its epsilon."""
-
-    weight: Tensor
-    bias: Tensor
-    eps: float
-
-    @classmethod
-    def of(cls, norm: nn.LayerNorm) -> "NormWeights":
-        return cls(norm.weight.detach().float(), norm.bias.detach().float(), norm.eps)
-
-
 class PostNormLayer:
     """A BERT layer: self-attention and two linear layers with GELU, each followed by residual sum and LayerNorm.
 
@@ -70,10 +59,10 @@ class PostNormLayer:
         self.precision, self.num_heads, self.limits, self.is_limited = precision, num_heads, limits, is_limited
         self.qkv = LinearWeights.of((own.query, own.key, own.value), precision, dtype)
         self.attention_output = LinearWeights.of((attention.output.dense,), precision, torch.float32)
-        self.attention_norm = NormWeights.of(attention.output.LayerNorm)
+        self.attention_norm = LayerNormWeights.of(attention.output.LayerNorm)
         self.hidden = LinearWeights.of((layer.intermediate.dense,), precision, dtype)
         self.output = LinearWeights.of((output.dense,), precision, torch.float32)
-        self.output_norm = NormWeights.of(output.LayerNorm)
+        self.output_norm = LayerNormWeights.of(output.LayerNorm)
 
     def __call__(self, residual: Tensor, operand: Tensor, text_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Text (B T, D) in float32 and in the precision's type, text_mask (B, T) -> both after the layer."""
@@ -137,7 +126,7 @@ class AcceleratedTextEncoder:
         self.word_table = embeddings.word_embeddings.weight.detach().float()
         self.position_table = embeddings.position_embeddings.weight.detach().float()
         self.type_embedding = embeddings.token_type_embeddings.weight[0].detach().float()
-        self.norm = NormWeights.of(embeddings.LayerNorm)
+        self.norm = LayerNormWeights.of(embeddings.LayerNorm)
         unlimited = Limits(False, False)
         self.layers = [
             PostNormLayer(layer, config.num_attention_heads, precision, limits=unlimited, is_limited=False)
