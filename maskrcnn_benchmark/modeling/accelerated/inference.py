@@ -31,6 +31,7 @@ from .text import AcceleratedTextEncoder, supports_text
 
 CLASS_BUCKET = 16  # the number of classes is padded to a multiple of it, so that recordings fit more prompts
 NEVER = 1 << 62  # calls before a shape is recorded
+NOT_FINITE = -1  # number of detections where a prediction is infinite or not a number
 GRAPHED_AGGREGATIONS = ("MEAN", "ONEHOT")
 
 
@@ -143,15 +144,16 @@ class AcceleratedDetector:
         limits = to_device(torch.tensor([[width - 1.0, height - 1.0] for height, width in sizes]), visual.device)
         anchors = torch.cat(self.anchors.grid_anchors(shape.sizes, visual.device))
         with own_numbers(self.precision, visual):
-            *found, is_finite = self._detect(
+            *found, counts = self._detect(
                 visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape
             )
-        if not is_finite.item():  # the first of two waits, the second of which finds everything done
+        counts = counts.cpu()  # the one wait for the device
+        if (counts == NOT_FINITE).any():
             raise FloatingPointError(
                 f"inference in {self.precision.name} gave numbers that are not finite; use another precision, such as "
                 "bf16, whose range is that of fp32, or fp32"
             )
-        return to_box_lists(tuple(found), sizes)
+        return to_box_lists((*found, counts), sizes)
 
     def predictions(self, visual: Tensor, shape: PyramidShape, text_features: TextFeatures, embedding: Tensor):
         """The raw predictions behind `detect`; see `AcceleratedHead`."""
@@ -173,7 +175,7 @@ class AcceleratedDetector:
         # One number that is finite only if all of them are.
         total = predictions.box_codes.sum() + predictions.centerness.sum()
         total = total + (predictions.word_logits.amax((1, 2)) * 0).sum()
-        return *found, torch.isfinite(total)
+        return *found[:-1], torch.where(torch.isfinite(total), found.counts, NOT_FINITE)
 
 
 def token_matrices(
