@@ -26,6 +26,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "Exchange the words left and right in the captions of grounding data when a picture is mirrored in training.",
     ),
     AddedKey(
+        "DATALOADER.ON_ERROR",
+        "raise",
+        'What a missing or broken picture does in training: "raise" stops the run; "skip" reports the file once and '
+        "takes the next picture.",
+    ),
+    AddedKey(
         "MODEL.DYHEAD.FUSE_CONFIG.FUSE_EMBED_DIM",
         2048,
         "Width of the bi-attention's inner space, all heads together; the published models have 2048.",

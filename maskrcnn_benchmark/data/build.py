@@ -16,7 +16,7 @@ from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
 from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
 from maskrcnn_benchmark.data.transforms import build_transforms
-from maskrcnn_benchmark.data.transport import TRAINING_FIELDS, PackingCollator, UnpackingLoader
+from maskrcnn_benchmark.data.transport import LOADER_FIELDS, PackingCollator, UnpackingLoader
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils import comm
 
@@ -129,9 +129,9 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
         batches = BatchSampler(sampler, batch_size, drop_last=True)
     run = IterationBasedBatchSampler(batches, cfg.SOLVER.MAX_ITER)
     loader = DataLoader(
-        SeededDataset(dataset),
+        SeededDataset(dataset, cfg.DATALOADER.ON_ERROR),
         batch_sampler=SeededBatchSampler(run, cfg.SOLVER.SEED, rank, start_iter),
-        collate_fn=PackingCollator(BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY), TRAINING_FIELDS),
+        collate_fn=PackingCollator(BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY), LOADER_FIELDS),
         generator=torch.Generator(),  # the loader's own draws stay away from the trainer's generator
         **_worker_options(cfg),
     )

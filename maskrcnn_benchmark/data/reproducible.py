@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage
 from maskrcnn_benchmark.utils.random_state import seeded
+
+ON_ERROR = ("raise", "skip")
+MAX_SKIPPED_IN_A_ROW = 20  # pictures; a disk that is not there is no matter of single pictures
 
 
 class SampleKey(NamedTuple):
@@ -50,14 +54,45 @@ class SeededBatchSampler:
 
 
 class SeededDataset(Dataset):
-    """Loads the items that a SeededBatchSampler asks for; random states outside an item are not touched."""
+    """Loads the items that a SeededBatchSampler asks for; random states outside an item are not touched.
 
-    def __init__(self, dataset: Dataset):
+    Targets get the field `dataset_index`, by which `describe` knows the picture.
+
+    Args:
+        on_error: "raise", or "skip" to take the next item instead of one whose picture is missing or broken. The target
+            of the next one then has the field `skipped_images`, the messages in a list.
+    Raises: BrokenImage, MissingImage; with "skip" after MAX_SKIPPED_IN_A_ROW pictures.
+    """
+
+    def __init__(self, dataset: Dataset, on_error: str = "raise"):
+        if on_error not in ON_ERROR:
+            raise ValueError(f"DATALOADER.ON_ERROR={on_error!r}: known are {', '.join(ON_ERROR)}")
         self.dataset = dataset
+        self.tries = MAX_SKIPPED_IN_A_ROW if on_error == "skip" else 1
 
     def __getitem__(self, key: SampleKey):
-        with seeded(key.seed):
-            return self.dataset[key.index]
+        skipped: list[str] = []
+        while True:
+            index = (key.index + len(skipped)) % len(self)
+            try:
+                with seeded(key.seed):
+                    image, target, local_index = self.dataset[index]
+                break
+            except (BrokenImage, MissingImage) as error:
+                skipped.append(str(error))
+                if len(skipped) == self.tries:
+                    raise
+        target.add_field("dataset_index", index, per_box=False)
+        if skipped:
+            target.add_field("skipped_images", skipped, per_box=False)
+        return image, target, local_index
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
+
+    def describe(self, index: int) -> str:
+        """File name and id of a picture as far as the dataset knows them, for messages."""
+        get_record = getattr(self.dataset, "get_img_info", None)
+        record = {} if get_record is None else get_record(index)
+        known = [f"{key} {record[key]}" for key in ("file_name", "id") if key in record]
+        return " ".join([f"item {index}", *known])

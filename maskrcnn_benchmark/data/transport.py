@@ -5,6 +5,7 @@ memory, where a tensor costs an open file and a round trip; the small ones trave
 """
 
 import io
+import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,10 +14,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
+
+logger = logging.getLogger(__name__)
 
 TRAINING_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption")
 """Fields of a target that a model reads in training; token maps come once for the whole batch."""
+
+LOADER_FIELDS = (*TRAINING_FIELDS, "dataset_index", "skipped_images")
+"""What travels to the trainer: also where a picture comes from, and which were left out for it."""
 
 
 class _InlinePickler(pickle.Pickler):
@@ -61,6 +68,7 @@ class UnpackingLoader:
 
     def __init__(self, loader: DataLoader):
         self.loader = loader
+        self._reported: set[str] = set()
 
     @property
     def dataset(self):
@@ -74,4 +82,15 @@ class UnpackingLoader:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple]:
-        return map(unpack_batch, iter(self.loader))
+        for packed in self.loader:
+            batch = unpack_batch(packed)
+            self._report_skipped(batch[1])
+            yield batch
+
+    def _report_skipped(self, targets: Sequence[BoxList]) -> None:
+        """Says of every picture that was left out, once, why."""
+        for target in targets:
+            for message in target.get_field("skipped_images") if target.has_field("skipped_images") else ():
+                if message not in self._reported:
+                    self._reported.add(message)
+                    logger.warning("%s; the next picture is taken instead (DATALOADER.ON_ERROR)", message)

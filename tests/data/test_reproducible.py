@@ -3,11 +3,13 @@
 import random
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
-from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset, sample_seed
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage
+from maskrcnn_benchmark.data.reproducible import SampleKey, SeededBatchSampler, SeededDataset, sample_seed
 from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader, unpack_batch
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -91,3 +93,54 @@ def test_transport_keeps_everything():
         assert b.get_field("tokens_positive") == a.get_field("tokens_positive")
         assert torch.equal(a.get_field("labels"), b.get_field("labels"))
     packed[1][0].bbox.add_(1)  # unpacked tensors can be written to
+
+
+class BrokenItems(RandomItems):
+    """Some pictures cannot be read."""
+
+    def __getitem__(self, index):
+        if index in (1, 2):
+            raise BrokenImage(f"cannot read image {index}.png: damaged")
+        return super().__getitem__(index)
+
+    def get_img_info(self, index):
+        return {"file_name": f"{index}.png", "id": 10 * index, "height": 8, "width": 8}
+
+
+def broken_loader(on_error: str, workers: int = 0) -> UnpackingLoader:
+    return UnpackingLoader(
+        DataLoader(
+            SeededDataset(BrokenItems(), on_error),
+            batch_sampler=SeededBatchSampler([[0, 1], [2, 4]] * 3),
+            collate_fn=PackingCollator(BatchCollator(4)),
+            num_workers=workers,
+        )
+    )
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_pictures_are_skipped_and_reported_once(workers, caplog):
+    batches = list(broken_loader("skip", workers))
+    assert [batch[2] for batch in batches] == [(0, 3), (3, 4)] * 3
+    reports = [record.getMessage() for record in caplog.records]
+    assert [report.split(";")[0] for report in reports] == [f"cannot read image {i}.png: damaged" for i in (1, 2)]
+    assert [target.get_field("dataset_index") for target in batches[0][1]] == [0, 3]
+
+
+def test_broken_pictures_stop_the_run_unless_asked():
+    with pytest.raises(BrokenImage, match=r"cannot read image 1\.png"):
+        list(broken_loader("raise"))
+    with pytest.raises(ValueError, match=r"DATALOADER\.ON_ERROR='ignore': known are raise, skip"):
+        broken_loader("ignore")
+
+
+def test_skipping_gives_up_where_nothing_can_be_read(monkeypatch):
+    monkeypatch.setattr(BrokenItems, "__len__", lambda self: 2)
+    monkeypatch.setattr(RandomItems, "__getitem__", lambda self, index: (_ for _ in ()).throw(MissingImage("gone")))
+    with pytest.raises((BrokenImage, MissingImage)):
+        SeededDataset(BrokenItems(), "skip")[SampleKey(0, 1)]
+
+
+def test_pictures_are_described():
+    assert SeededDataset(BrokenItems()).describe(3) == "item 3 file_name 3.png id 30"
+    assert SeededDataset(RandomItems()).describe(3) == "item 3"

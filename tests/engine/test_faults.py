@@ -84,3 +84,9 @@ def test_picture_that_is_no_picture(run, tmp_path, capsys, workers):
     assert run("DATALOADER.NUM_WORKERS", workers) == BAD_INPUT
     message = one_line(capsys)
     assert f"cannot read image {tmp_path / 'scene.png'}" in message and "Traceback" not in message
+
+
+def test_picture_that_is_no_picture_can_be_skipped(run, tmp_path):
+    (tmp_path / "scene.png").write_bytes(b"nothing")
+    assert run("DATALOADER.ON_ERROR", "skip", "SOLVER.MAX_ITER", "12") == 0
+    assert (tmp_path / "out" / "log.txt").read_text().count(f"cannot read image {tmp_path / 'scene.png'}") == 1

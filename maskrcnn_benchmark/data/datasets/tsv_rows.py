@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from maskrcnn_benchmark.data.datasets.image_file import decode_rgb
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, decode_rgb
 from maskrcnn_benchmark.data.datasets.tsv_file import TSVFile
 
 logger = logging.getLogger(__name__)
@@ -140,12 +140,12 @@ class TSVRows:
             raise ValueError(f"row {row} of {self.labels.path} is not JSON: {error}") from error
 
     def image_bytes(self, index: int) -> bytes:
-        """The picture file. Raises: ValueError, with file and row, if the cell is not base64."""
+        """The picture file. Raises: BrokenImage, with file and row, if the cell is not base64."""
         row = self._image_row(index)
         try:
             return base64.b64decode(self.images.cells(row)[-1], validate=True)
         except binascii.Error as error:
-            raise ValueError(f"row {row} of {self.images.path} is not base64: {error}") from error
+            raise BrokenImage(f"row {row} of {self.images.path} is not base64: {error}") from error
 
     def image(self, index: int) -> Image.Image:
         """The picture as RGB."""
