@@ -47,7 +47,7 @@ def report_errors(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `glip ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INTERRUPTED
-    except (CommandError, ValueError, OSError, NotImplementedError) as error:
+    except (CommandError, ValueError, OSError, NotImplementedError, FloatingPointError) as error:
         if os.environ.get("GLIP_DEBUG"):
             raise
         report_error(error)

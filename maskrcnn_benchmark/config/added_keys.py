@@ -58,4 +58,10 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "float16",
         'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
     ),
+    AddedKey(
+        "SOLVER.MAX_BAD_LOSSES",
+        0,
+        "Iterations that may be skipped, on all processes together, because a loss is not finite; the next one stops "
+        "the run, with the losses, the pictures and a file of the batch.",
+    ),
 )

@@ -9,8 +9,8 @@ from torch.optim import Optimizer
 FP16_SCALE = 2.0**16
 
 
-class LossNotFinite(RuntimeError):
-    """Training was given up because losses or gradients were not finite too many times in a row."""
+class LossNotFinite(FloatingPointError):
+    """Training was given up because losses or gradients were not finite, once or too many times in a row."""
 
 
 class GuardedStep:

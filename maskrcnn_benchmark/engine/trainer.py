@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.optim import Optimizer
 from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
+from maskrcnn_benchmark.engine.loss_guard import LossGuard
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
 from maskrcnn_benchmark.solver import (
@@ -52,6 +54,8 @@ class TrainerOptions:
         report_period: iterations between progress lines.
         deadline: time.monotonic() at which to save and stop, None for never.
         max_skipped_in_a_row: give up after that many steps in a row whose loss or gradient is not finite.
+        max_bad_losses: iterations that may be skipped as their loss is not finite (a gradient, without float16); the
+            next one ends the run.
     """
 
     checkpoint_period: int
@@ -61,6 +65,7 @@ class TrainerOptions:
     report_period: int = REPORT_PERIOD
     deadline: float | None = None
     max_skipped_in_a_row: int = MAX_SKIPPED_IN_A_ROW
+    max_bad_losses: int = 0
 
     def __post_init__(self) -> None:
         if self.checkpoint_period < 1:
@@ -113,6 +118,7 @@ def do_train(
         ema_decay=cfg.SOLVER.MODEL_EMA,
         max_negative_share=cfg.SOLVER.MAX_NEG_PER_BATCH,
         deadline=deadline,
+        max_bad_losses=cfg.SOLVER.MAX_BAD_LOSSES,
     )
     trainer = Trainer(
         model,
@@ -200,6 +206,12 @@ class Trainer:
         self.iteration = int(self.arguments.get("iteration", 0))
         self.step = GuardedStep(optimizer, device, use_loss_scale=options.amp_dtype is torch.float16)
         self.monitor = StepMonitor(options.max_skipped_in_a_row)
+        self.guard = LossGuard(
+            options.max_bad_losses,
+            is_overflow_normal=options.amp_dtype is torch.float16,
+            folder=Path(checkpointer.save_dir) if checkpointer.save_dir else None,
+            describe=getattr(getattr(data_loader, "dataset", None), "describe", str),
+        )
         self.ema = ModelEma(model, decay=options.ema_decay) if options.ema_decay > 0 else None
         self.progress = Progress(meters or MetricLogger(delimiter="  "), self.iteration, self.max_iter, device)
         self.evaluate = evaluate
@@ -288,6 +300,7 @@ class Trainer:
             self.ema.update(self.model)
         self.monitor.update(self.iteration, losses, is_skipped)
         self.progress.update(losses, len(targets), data_seconds)
+        self.guard.watch(self.iteration, losses, is_skipped, batch)
 
     def _has_too_few_boxes(self, targets: Sequence[BoxList]) -> bool:
         """Whether to leave the batch out; decided on all pictures of all processes, so that they stay in step.
@@ -333,6 +346,7 @@ class Trainer:
         return self.iteration % self.options.report_period == 0 and bool(comm.broadcast_object(is_past))
 
     def _save(self, name: str) -> None:
+        self.guard.check()
         states = comm.all_gather(random_state())
         extra = {"scaler": self.step.state_dict(), "random_state": states}
         if self.ema is not None:

@@ -93,7 +93,7 @@ def test_deadline_saves_and_a_second_run_goes_on(tmp_path):
 @pytest.mark.filterwarnings("error:Detected call of .lr_scheduler.step")
 def test_bad_loss_leaves_the_weights_alone(tmp_path, caplog, kind, amp_dtype):
     before = weights(toy_trainer(tmp_path, 1))
-    trainer = toy_trainer(tmp_path, 1, bad_steps=(1,), kind=kind, amp_dtype=amp_dtype)
+    trainer = toy_trainer(tmp_path, 1, bad_steps=(1,), kind=kind, amp_dtype=amp_dtype, max_bad_losses=1)
     with caplog.at_level(logging.ERROR):
         trainer.train()
     assert_equal_weights(before, weights(trainer))
@@ -102,7 +102,7 @@ def test_bad_loss_leaves_the_weights_alone(tmp_path, caplog, kind, amp_dtype):
 
 
 def test_training_goes_on_after_a_bad_loss(tmp_path):
-    trainer = toy_trainer(tmp_path, 60, bad_steps=(3, 4), learning_rate=0.02)
+    trainer = toy_trainer(tmp_path, 60, bad_steps=(3, 4), learning_rate=0.02, max_bad_losses=2)
     assert trainer.train()
     assert trainer.monitor.skipped == 2
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
@@ -110,9 +110,24 @@ def test_training_goes_on_after_a_bad_loss(tmp_path):
 
 
 def test_gives_up_after_too_many_bad_losses(tmp_path):
-    trainer = toy_trainer(tmp_path, 20, bad_steps=tuple(range(4, 21)), max_skipped_in_a_row=5)
+    trainer = toy_trainer(tmp_path, 20, bad_steps=tuple(range(4, 21)), max_skipped_in_a_row=5, max_bad_losses=99)
     with pytest.raises(LossNotFinite, match="giving up after 7 in a row"):
         trainer.train()
+    assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
+
+
+@pytest.mark.parametrize("amp_dtype", [None, torch.float16])
+def test_bad_loss_stops_and_leaves_what_explains_it(tmp_path, amp_dtype):
+    trainer = toy_trainer(tmp_path, 20, bad_steps=(2, 4), max_bad_losses=1, amp_dtype=amp_dtype)
+    with pytest.raises(LossNotFinite) as error:
+        trainer.train()
+    message = str(error.value)
+    path = tmp_path / "bad_batch_0000004_rank0.pth"
+    assert message.startswith("iteration 4, process 0: loss not finite (loss_reg nan, loss_centerness 0.")
+    assert f"pictures item 6, item 7, batch saved in {path}; stopped after 2" in message and "\n" not in message
+    saved = read_checkpoint(path)
+    assert saved["dataset_indices"] == [6, 7] and saved["images"].shape == (2, 3, 16, 16)
+    assert saved["captions"] == list(CAPTIONS) and len(saved["boxes"]) == 2 and saved["iteration"] == 4
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
 
 
@@ -182,6 +197,7 @@ def test_targets_on_device_keep_their_parts():
 @pytest.mark.parametrize("amp_dtype", [None, torch.float16, torch.bfloat16])
 def test_cuda_learns_resumes_and_skips_bad_steps(tmp_path, amp_dtype):
     options = {"device": "cuda", "amp_dtype": amp_dtype, "ema_decay": 0.9, "learning_rate": 0.02, "bad_steps": (3,)}
+    options["max_bad_losses"] = 1
     trainer = toy_trainer(tmp_path, 60, checkpoint_period=40, **options)
     trainer.train()
     assert trainer.monitor.skipped >= 1 and trainer.progress.meters.loss.deque[-1] < 0.4
