@@ -31,6 +31,7 @@ __all__ = [
     "create_queries_and_maps",
     "create_queries_and_maps_from_dataset",
     "inference",
+    "measure_model",
 ]
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,23 @@ def inference(
     if isinstance(result, tuple):
         check_expected_results(result[0], expected_results, expected_results_sigma_tol)
     return result
+
+
+def measure_model(cfg, model: nn.Module, data_loaders: Sequence, device: torch.device | str) -> list[dict[str, float]]:
+    """The figures of a model on each test set, the same on all processes; nothing is written.
+
+    Args:
+        cfg: as `inference` reads it.
+        model: put into evaluation mode; a wrapper for several processes is taken off.
+        data_loaders: what `make_data_loader(cfg, is_train=False)` makes, or some of them.
+    Returns: for each loader figures by name, such as "AP" for detection and "Recall@1_all" for grounding.
+    """
+    results = []
+    for data_loader in data_loaders:
+        result = inference(model, data_loader, "val", device=device, cfg=cfg, verbose=False)
+        figures = result[0].results["bbox"] if isinstance(result, tuple) else result
+        results.append({} if figures is None else dict(figures))
+    return comm.broadcast_object(results)
 
 
 def _first(batches: Iterable, count: int) -> Iterator:

@@ -8,7 +8,7 @@ from data_files import write_coco_toy, write_grounding_toy
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
-from maskrcnn_benchmark.engine.inference import check_expected_results, inference
+from maskrcnn_benchmark.engine.inference import check_expected_results, inference, measure_model
 from maskrcnn_benchmark.evaluation import COCOResults
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
@@ -101,6 +101,13 @@ def test_subset_evaluates_what_was_seen(cfg, tmp_path):
     cfg.TEST.IMS_PER_BATCH = 1
     (results, _), _ = run(cfg, tmp_path, "toy_coco", {"cat": [[10, 10, 39.5, 39.5]]})
     assert results.results["bbox"]["AP50"] == pytest.approx(1.0)
+
+
+def test_figures_of_a_model_on_test_sets(cfg):
+    cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "detection", ("toy_coco", "toy_coco")
+    model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"cat": [[10, 10, 39.5, 39.5]]})
+    first, second = measure_model(cfg, model, make_data_loader(cfg, is_train=False), "cpu")
+    assert first == second and first["AP50"] > 0
 
 
 def test_unknown_task_is_named(cfg, tmp_path):
