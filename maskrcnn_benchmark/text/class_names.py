@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ _SHOWN = 60  # characters of a name that a message repeats
 _LISTED = 5  # names that a message lists
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def clean_name(name: str) -> str:
     """A class name as it stands in a caption.
 

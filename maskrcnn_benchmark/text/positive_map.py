@@ -22,12 +22,9 @@ def token_positions(
     encoding: CharToToken, spans: Iterable[Sequence[int]], max_tokens: int = MAX_TOKENS, batch_index: int = 0
 ) -> list[int]:
     """Token positions of the spans in ascending order, each once."""
-    positions: set[int] = set()
-    for begin, end in spans:
-        found = token_range(encoding, begin, end, batch_index)
-        if found is not None:
-            positions.update(range(found[0], min(found[1] + 1, max_tokens)))
-    return sorted(positions)
+    ranges = [token_range(encoding, begin, end, batch_index) for begin, end in spans]
+    found = [range(first, min(last + 1, max_tokens)) for first, last in filter(None, ranges)]
+    return list(found[0]) if len(found) == 1 else sorted(set().union(*found))
 
 
 def create_positive_map(
@@ -45,8 +42,9 @@ def create_positive_map(
     Returns: (P, max_tokens) float32; the n tokens of a row weigh 1 / (n + 1e-6), a row without tokens is zero.
     """
     positive_map = torch.zeros(len(tokens_positive), max_tokens)
-    for row, spans in enumerate(tokens_positive):
-        positive_map[row, token_positions(encoding, spans, max_tokens, batch_index)] = 1.0
+    tokens = [token_positions(encoding, spans, max_tokens, batch_index) for spans in tokens_positive]
+    rows = [row for row, positions in enumerate(tokens) for _ in positions]
+    positive_map[rows, [position for positions in tokens for position in positions]] = 1.0
     return positive_map / (positive_map.sum(-1, keepdim=True) + _EPS)
 
 
@@ -96,7 +94,8 @@ def od_label_map(
     batch_index: int = 0,
 ) -> Tensor:
     """(max_tokens,) float32: the detection label whose name holds the token, -1 where there is none."""
-    labels = torch.full((max_tokens,), -1.0)
+    labels = [-1.0] * max_tokens
     for label, span in label_to_span.items():
-        labels[token_positions(encoding, [span], max_tokens, batch_index)] = float(label)
-    return labels
+        for position in token_positions(encoding, [span], max_tokens, batch_index):
+            labels[position] = float(label)
+    return torch.tensor(labels)

@@ -35,11 +35,29 @@ def token_range(encoding: CharToToken, begin: int, end: int, batch_index: int = 
     Where the outermost character has no token the next two inwards are tried, because class names keep a trailing
     blank when a bracketed part was cut off.
     """
+    if isinstance(encoding, RememberedRanges):
+        return encoding.token_range(begin, end, batch_index)
     first = _first_token(encoding, range(begin, begin + _TRIES), batch_index)
     last = _first_token(encoding, range(end - 1, end - 1 - _TRIES, -1), batch_index)
     if first is None or last is None or first > last:
         return None
     return first, last
+
+
+class RememberedRanges:
+    """An encoding whose token ranges are each found once: the boxes, classes and phrases of a caption share spans."""
+
+    def __init__(self, encoding: CharToToken):
+        self.encoding = encoding
+        self.char_to_token = encoding.char_to_token
+        self._ranges: dict[tuple[int, int, int], Span | None] = {}
+
+    def token_range(self, begin: int, end: int, batch_index: int = 0) -> Span | None:
+        """What the function of this name finds for the encoding."""
+        key = (begin, end, batch_index)
+        if key not in self._ranges:
+            self._ranges[key] = token_range(self.encoding, begin, end, batch_index)
+        return self._ranges[key]
 
 
 def _first_token(encoding: CharToToken, positions: Iterable[int], batch_index: int) -> int | None:

@@ -1,6 +1,6 @@
 import pytest
 
-from maskrcnn_benchmark.text.spans import find_phrase, phrase_occurrences, token_at, token_range
+from maskrcnn_benchmark.text.spans import RememberedRanges, find_phrase, phrase_occurrences, token_at, token_range
 
 
 class Words:
@@ -78,3 +78,15 @@ def test_phrase_occurrences(caption, phrase, expected):
 def test_find_phrase():
     assert find_phrase("a cat and a cat", "cat") == (2, 5)
     assert find_phrase("a cart", "car") is None
+
+
+def test_remembered_ranges_are_those_of_the_encoding(bert_tokenizer):
+    """Every span of the text, truncated and outside ones as well; the second time from memory."""
+    text = "arctic . traffic light. flip-flop "
+    encoding = bert_tokenizer(text, max_length=8, truncation=True)
+    remembered = RememberedRanges(encoding)
+    for begin in range(-1, len(text) + 2):
+        for end in range(-1, len(text) + 2):
+            expected = token_range(encoding, begin, end)
+            assert token_range(remembered, begin, end) == expected == token_range(remembered, begin, end)
+    assert remembered.char_to_token(0, 0) == encoding.char_to_token(0, 0) == 1

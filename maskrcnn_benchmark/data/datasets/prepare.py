@@ -12,6 +12,7 @@ from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.transforms.augment import KEPT_BOXES
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.positive_map import create_greenlight_map, create_positive_map, od_label_map
+from maskrcnn_benchmark.text.spans import RememberedRanges
 
 NO_OD_LABEL = -10  # of boxes that come from captions; -1 and -100 have other meanings downstream
 PER_BOX_FIELDS = frozenset(
@@ -95,7 +96,7 @@ class ConvertCocoPolysToMask:
         Returns: `positive_map` (N, T), rows normalised; `greenlight_map` (T,), -1 nothing may be masked, 1 masked and
         scored, 0 masked only; `positive_map_for_od_labels` (T,), the label whose name the token belongs to, else -1.
         """
-        encoding = self.tokenizer(caption, max_length=self.max_query_len, truncation=True, return_tensors="pt")
+        encoding = RememberedRanges(self.tokenizer(caption, max_length=self.max_query_len, truncation=True))
         length = self.max_query_len
         return {
             "positive_map": create_positive_map(encoding, tokens_positive, max_tokens=length),

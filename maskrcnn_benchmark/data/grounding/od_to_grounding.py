@@ -93,19 +93,21 @@ def join_names(
 
     `caption_prompt` has one entry per place in the caption; its cleaned `name` replaces that of the class.
     """
-    caption = prefix
+    pieces = [prefix]
+    length = len(prefix)
     spans: dict[int, Span] = {}
     for place, label in enumerate(labels):
         before, name, after = "", class_names[label], ""
         if caption_prompt is not None:
             entry = caption_prompt[place]
             before, name, after = entry["prefix"], entry["name"], entry["suffix"]
-        if place:
-            caption += separation
-        caption += before
-        spans[label] = (len(caption), len(caption) + len(clean_name(name)))
-        caption += clean_name(name) + after
-    return caption, spans
+        before = separation + before if place else before
+        name = clean_name(name)
+        begin = length + len(before)
+        spans[label] = (begin, begin + len(name))
+        length = begin + len(name) + len(after)
+        pieces += (before, name, after)
+    return "".join(pieces), spans
 
 
 class FullPrompt:
@@ -217,7 +219,9 @@ class SampledPrompt:
         self.disable_shuffle = disable_shuffle
         self.max_num_labels = max_num_labels
         self.room = max_tokens - _SPECIAL_TOKENS
-        self.candidates = list(class_names if negative_candidates is None else negative_candidates)
+        self.candidates = np.array(
+            list(class_names if negative_candidates is None else negative_candidates), dtype=np.int64
+        )
         self.randomness = randomness
 
     def __call__(self, target: BoxList, image_id: int | str) -> tuple[BoxList, GroundedCaption]:
