@@ -10,6 +10,7 @@ from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
 from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions
+from maskrcnn_benchmark.engine.validation import Validation
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer
 from maskrcnn_benchmark.utils.random_state import seed_everything
@@ -91,6 +92,7 @@ def toy_trainer(
     loader: UnpackingLoader | None = None,
     save_to_disk: bool = True,
     device: str = "cpu",
+    validation: Validation | None = None,
     **options,
 ) -> Trainer:
     """A trainer, from the same start every time, or from the last checkpoint of `folder`."""
@@ -109,4 +111,5 @@ def toy_trainer(
         torch.device(device),
         TrainerOptions(**{"checkpoint_period": 1000, "report_period": 5, **options}),
         arguments,
+        validation=validation,
     )

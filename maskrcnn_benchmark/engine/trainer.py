@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.loss_guard import LossGuard
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
+from maskrcnn_benchmark.engine.validation import Validation, make_validation
 from maskrcnn_benchmark.solver import (
     ModelEma,
     WarmupReduceLROnPlateau,
@@ -107,8 +108,8 @@ def do_train(
     """Trains until iteration len(data_loader), or until `deadline`; returns whether the end was reached.
 
     `arguments` comes from the checkpoint: `iteration` (iterations done), and where the run was resumed `scaler`,
-    `model_ema` and `random_state`. `val_data_loader` is measured at every checkpoint, `arguments["eval_result"]` holds
-    the outcome. `zero_shot` is part of the historical signature: nothing is trained.
+    `model_ema`, `validation` and `random_state`. `val_data_loader` is measured at every checkpoint,
+    `arguments["eval_result"]` holds the score. `zero_shot` is part of the historical signature: nothing is trained.
     """
     if zero_shot:
         return True
@@ -130,20 +131,10 @@ def do_train(
         options,
         arguments,
         meters,
-        None if val_data_loader is None else _validation(cfg, val_data_loader, device),
+        None if val_data_loader is None else make_validation(cfg, val_data_loader, device),
         make_weight_decay_schedule(cfg, optimizer, scheduler, int(arguments.get("iteration", 0))),
     )
     return trainer.train()
-
-
-def _validation(cfg, data_loader, device) -> Callable[[nn.Module], float]:
-    from maskrcnn_benchmark.engine.inference import inference  # imports the evaluators
-
-    def evaluate(model: nn.Module) -> float:
-        result = inference(model, data_loader, "val", device=device, output_folder=None, cfg=cfg, verbose=False)
-        return float(comm.broadcast_object(result[0].results["bbox"]["AP"] if result else 0.0))
-
-    return evaluate
 
 
 def targets_on_device(targets: Sequence[BoxList], device: torch.device) -> list[BoxList]:
@@ -175,8 +166,8 @@ class Trainer:
             the data it would have seen; any other loader is started from its beginning.
         arguments: see do_train; updated as training goes on and stored in every checkpoint.
         meters: statistics of the progress line.
-        evaluate: measures the model at every checkpoint; the result is stored as `eval_result`, and told to a scheduler
-            that waits for a plateau.
+        validation: measures the model at every checkpoint; the score is stored as `eval_result`, and told to a
+            scheduler that waits for a plateau. The best weights are saved as model_best.
         weight_decay_schedule: changes the optimizer's weight decay on the way.
     """
 
@@ -191,7 +182,7 @@ class Trainer:
         options: TrainerOptions,
         arguments: MutableMapping[str, Any] | None = None,
         meters: MetricLogger | None = None,
-        evaluate: Callable[[nn.Module], float] | None = None,
+        validation: Validation | None = None,
         weight_decay_schedule: WeightDecaySchedule | None = None,
     ):
         self.model = model
@@ -214,7 +205,7 @@ class Trainer:
         )
         self.ema = ModelEma(model, decay=options.ema_decay) if options.ema_decay > 0 else None
         self.progress = Progress(meters or MetricLogger(delimiter="  "), self.iteration, self.max_iter, device)
-        self.evaluate = evaluate
+        self.validation = validation
         self.weight_decay_schedule = weight_decay_schedule
         self._stop = StopRequest()
         self._must_stop = False
@@ -225,7 +216,7 @@ class Trainer:
 
         Raises: WorkerLost when the system ends a process of the loader.
         """
-        if self.iteration >= self.max_iter:
+        if self.iteration >= self.max_iter or (self.validation is not None and self.validation.is_over):
             logger.info("Nothing to train: iteration %d of %d is done", self.iteration, self.max_iter)
             return True
         logger.info("Start training at iteration %d of %d", self.iteration, self.max_iter)
@@ -233,9 +224,9 @@ class Trainer:
         self.model.train()
         self.progress.restart_clock()
         with worker_errors_in_one_line(), stop_on_sigterm() as self._stop:
-            is_finished = self._train_batches()
+            is_finished = self._measure_if_due() or self._train_batches()
             if is_finished:
-                self._measure()
+                self._measure_if_due(at_end=True)
             self._save("model_final" if is_finished else f"model_{self.iteration:07d}")
         seconds = time.monotonic() - started
         logger.info(
@@ -256,7 +247,8 @@ class Trainer:
             if self._is_past_deadline() or self._must_stop:
                 return is_last
             if self.iteration % self.options.checkpoint_period == 0 and not is_last:
-                self._measure()
+                if self._measure_if_due():
+                    return True
                 self._save(f"model_{self.iteration:07d}")
         return True
 
@@ -345,33 +337,43 @@ class Trainer:
             return is_past
         return self.iteration % self.options.report_period == 0 and bool(comm.broadcast_object(is_past))
 
-    def _save(self, name: str) -> None:
+    def _save(self, name: str, *, is_resumed_from: bool = True) -> None:
         self.guard.check()
         states = comm.all_gather(random_state())
         extra = {"scaler": self.step.state_dict(), "random_state": states}
         if self.ema is not None:
             extra["model_ema"] = self.ema.state_dict()
-        self.checkpointer.save(name, **{**self.arguments, **extra})
+        if self.validation is not None:
+            extra["validation"] = self.validation.state_dict()
+        self.checkpointer.save(name, is_resumed_from=is_resumed_from, **{**self.arguments, **extra})
         self.progress.restart_clock()
 
-    def _measure(self) -> None:
-        """Validation result of the current weights; random states are as if nothing had been measured."""
-        if self.evaluate is None:
-            return
+    def _measure_if_due(self, *, at_end: bool = False) -> bool:
+        """Validates where a checkpoint is due and it was not done; returns whether training should end.
+
+        A run that was stopped at a checkpoint comes here first. Random states are as if nothing had been measured.
+        """
+        is_due = at_end or (self.iteration > 0 and self.iteration % self.options.checkpoint_period == 0)
+        if self.validation is None or not is_due or self.validation.iteration == self.iteration:
+            return False
         state = random_state()
-        self.model.eval()
-        with torch.no_grad():
-            result = self.evaluate(unwrap_model(self.model))
+        is_averaged = self.validation.use_average and self.ema is not None
+        outcome = self.validation(self.ema.ema if is_averaged else unwrap_model(self.model), self.iteration)
         self.model.train()
         set_random_state(state)
-        self.arguments["eval_result"] = result
+        self.arguments["eval_result"] = outcome.score
         if isinstance(self.scheduler, WarmupReduceLROnPlateau):
-            self.scheduler.step(result)
-        logger.info("Validation at iteration %d: %.4f", self.iteration, result)
+            self.scheduler.step(outcome.score)
+        if outcome.is_best:
+            self._save("model_best", is_resumed_from=False)
+        return outcome.is_over
 
     def _restore(self) -> None:
-        """Takes scaler, averaged weights and random states of a checkpoint out of the arguments."""
+        """Takes scaler, averaged weights, validation and random states of a checkpoint out of the arguments."""
         self.step.load_state_dict(self.arguments.pop("scaler", {}))
+        validated = self.arguments.pop("validation", None)
+        if self.validation is not None and validated is not None:
+            self.validation.load_state_dict(validated)
         averaged: Mapping[str, Tensor] | None = self.arguments.pop("model_ema", None)
         if self.ema is not None and averaged is not None:
             self.ema.load_state_dict(averaged)

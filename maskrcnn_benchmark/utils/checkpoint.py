@@ -47,8 +47,8 @@ class Checkpointer:
         self.save_to_disk = comm.is_main_process() if save_to_disk is None else save_to_disk
         self.logger = logger or logging.getLogger(__name__)
 
-    def save(self, name: str, **extra: Any) -> None:
-        """Write ``save_dir/name.pth`` with ``extra`` entries and make it the last checkpoint."""
+    def save(self, name: str, *, is_resumed_from: bool = True, **extra: Any) -> None:
+        """Write ``save_dir/name.pth`` with ``extra`` entries and, unless told otherwise, make it the last checkpoint."""
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": unwrap_model(self.model).state_dict()}
@@ -63,7 +63,8 @@ class Checkpointer:
         self.logger.info("Saving checkpoint to %s", path)
         with atomic_path(path, is_durable=True) as temporary:
             write_pickled(data, temporary)
-        self.tag_last_checkpoint(path)
+        if is_resumed_from:
+            self.tag_last_checkpoint(path)
 
     def load(
         self,

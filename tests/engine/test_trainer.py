@@ -9,6 +9,7 @@ from toy_training import CAPTIONS, toy_loader, toy_trainer
 
 from maskrcnn_benchmark.engine.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.trainer import TrainerOptions, targets_on_device
+from maskrcnn_benchmark.engine.validation import Validation
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
@@ -152,12 +153,12 @@ def test_validation_is_stored_and_changes_nothing(tmp_path):
     measured = toy_trainer(tmp_path / "measured", 4, checkpoint_period=2)
     modes = []
 
-    def evaluate(model) -> float:
+    def evaluate(model) -> dict[str, float]:
         modes.append(model.training)
         torch.rand(5)
-        return 0.25
+        return {"AP": 0.25}
 
-    measured.evaluate = evaluate
+    measured.validation = Validation(evaluate)
     measured.train()
     assert modes == [False, False]
     assert read_checkpoint(tmp_path / "measured" / "model_final.pth")["eval_result"] == 0.25
