@@ -2,7 +2,6 @@
 
 import builtins
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,25 +9,19 @@ import torch
 
 from maskrcnn_benchmark.engine.devices import parse_device
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.launchers import find_place
 
 logger = logging.getLogger(__name__)
-
-LAUNCHER_VARIABLES = ("LOCAL_RANK", "SLURM_LOCALID")
 
 
 def local_rank_of(argument: int | None) -> int:
     """Rank on this machine: the argument if given, else what the launcher left in the environment, else 0."""
-    if argument is not None:
-        return argument
-    for variable in LAUNCHER_VARIABLES:
-        if os.environ.get(variable):
-            return int(os.environ[variable])
-    return 0
+    return find_place().local_rank if argument is None else argument
 
 
 def world_size_of_environment() -> int:
     """Number of processes that the launcher started, 1 without one."""
-    return int(os.environ.get("WORLD_SIZE") or 1)
+    return find_place().world_size
 
 
 def choose_device(name: str, local_rank: int) -> torch.device:
@@ -50,12 +43,22 @@ def choose_device(name: str, local_rank: int) -> torch.device:
 
 @contextmanager
 def process_group(device_name: str, local_rank_argument: int | None = None) -> Iterator[torch.device]:
-    """Joins the processes of a launcher, if there is one, for the time of the block; yields the device to use."""
+    """Joins the processes of a launcher, if there is one, for the time of the block; yields the device to use.
+
+    A GPU with its number ("cuda:0") is shared by all processes of this machine; they talk through gloo then.
+    """
+    place = find_place()
     device = choose_device(device_name, local_rank_of(local_rank_argument))
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    if world_size_of_environment() > 1:
-        comm.init_distributed()
+    if place.world_size > 1:
+        is_shared = parse_device(device_name).index is not None and place.local_world_size > 1
+        comm.init_distributed(
+            place.init_method,
+            rank=place.rank,
+            world_size=place.world_size,
+            device=torch.device("cpu") if is_shared else device,
+        )
     try:
         yield device
     finally:

@@ -4,8 +4,8 @@ Every function works in a single process too, where the world has size 1 and not
 device they live on; Python objects travel through the CPU when the process group has a CPU backend.
 """
 
-import os
 import time
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from maskrcnn_benchmark.utils.launchers import find_place
+
 GLOO_PAUSE_S = 0.2
+TIMEOUT = timedelta(hours=2)  # a rank may be alone for long: evaluating, or writing a checkpoint
 
 
 def is_dist_avail_and_initialized() -> bool:
@@ -32,8 +35,8 @@ def get_rank() -> int:
 
 
 def get_local_rank() -> int:
-    """Rank of this process on its machine (``LOCAL_RANK``, as torchrun sets it), 0 without a launcher."""
-    return int(os.environ.get("LOCAL_RANK", 0))
+    """Rank of this process on its machine, as the launcher says it; 0 without one."""
+    return find_place().local_rank
 
 
 def is_main_process() -> bool:
@@ -41,14 +44,25 @@ def is_main_process() -> bool:
     return get_rank() == 0
 
 
-def init_distributed(init_method: str = "env://", *, rank: int = -1, world_size: int = -1) -> None:
+def init_distributed(
+    init_method: str = "env://", *, rank: int = -1, world_size: int = -1, device: torch.device | None = None
+) -> None:
     """Create the process group: gloo for CPU tensors and objects, NCCL beside it where CUDA is present.
 
-    ``rank`` and ``world_size`` come from the launcher's environment when left at -1. Call ``torch.cuda.set_device``
-    before, so that NCCL takes the right GPU.
+    Args:
+        init_method: where the processes meet; rank, world_size: from the launcher's environment when left at -1.
+        device: the GPU of this process alone, which NCCL takes from the start. With the CPU, or a GPU that processes
+            share, which NCCL refuses, gloo does everything. None: NCCL for the current GPU of each process, if any.
     """
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+    uses_nccl = torch.cuda.is_available() and dist.is_nccl_available() and (device is None or device.type == "cuda")
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if uses_nccl else "gloo",
+        init_method=init_method,
+        rank=rank,
+        world_size=world_size,
+        timeout=TIMEOUT,
+        device_id=device if uses_nccl else None,
+    )
 
 
 def destroy_distributed() -> None:
@@ -58,7 +72,7 @@ def destroy_distributed() -> None:
     end of the group waits for these threads and keeps the interpreter meanwhile, so they get a moment before it.
     """
     if is_dist_avail_and_initialized():
-        if dist.get_backend() == "gloo":
+        if "gloo" in dist.get_backend_config():
             time.sleep(GLOO_PAUSE_S)
         dist.destroy_process_group()
 

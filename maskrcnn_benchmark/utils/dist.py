@@ -16,6 +16,7 @@ from maskrcnn_benchmark.utils.comm import (
     is_dist_avail_and_initialized,
     is_main_process,
 )
+from maskrcnn_benchmark.utils.launchers import find_place
 
 __all__ = [
     "all_gather",
@@ -63,23 +64,17 @@ def setup_for_distributed(is_master: bool) -> None:
 def init_distributed_mode(args: Any) -> None:
     """Create the process group that the launcher's environment describes, and fill in the matching ``args``.
 
-    Reads RANK, WORLD_SIZE and LOCAL_RANK (torchrun) or SLURM_PROCID and SLURM_NTASKS; without either, nothing is
-    created. Sets ``args.distributed``, and then ``args.rank``, ``args.world_size`` and ``args.gpu``; an attribute
-    ``args.dist_url`` is the rendezvous address.
+    Reads the variables of torchrun or SLURM; without either, nothing is created. Sets ``args.distributed``, and then
+    ``args.rank``, ``args.world_size`` and ``args.gpu``; an attribute ``args.dist_url`` is the rendezvous address.
     """
-    environ = os.environ
-    if "RANK" in environ and "WORLD_SIZE" in environ:
-        args.rank, args.world_size = int(environ["RANK"]), int(environ["WORLD_SIZE"])
-        args.gpu = get_local_rank()
-    elif "SLURM_PROCID" in environ and "SLURM_NTASKS" in environ:
-        args.rank, args.world_size = int(environ["SLURM_PROCID"]), int(environ["SLURM_NTASKS"])
-        args.gpu = args.rank % max(torch.cuda.device_count(), 1)
-    else:
-        args.distributed = False
+    place = find_place()
+    args.distributed = place.world_size > 1 or bool(os.environ.get("WORLD_SIZE"))
+    if not args.distributed:
         return
-    args.distributed = True
+    args.rank, args.world_size, args.gpu = place.rank, place.world_size, place.local_rank
     if torch.cuda.is_available():
         torch.cuda.set_device(args.gpu)
-    comm.init_distributed(getattr(args, "dist_url", None) or "env://", rank=args.rank, world_size=args.world_size)
+    url = getattr(args, "dist_url", None) or "env://"
+    comm.init_distributed(place.init_method if url == "env://" else url, rank=place.rank, world_size=place.world_size)
     comm.synchronize()
     setup_for_distributed(args.rank == 0)
