@@ -2,8 +2,10 @@
 
 import datetime
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -34,10 +36,32 @@ class Progress:
         self._data_seconds = 0.0
         self._names: tuple[str, ...] = ()
         self._window: list[Tensor] = []
+        self._is_paused = False
+        self._rates: list[tuple[int, float]] = []  # images of all processes, seconds
 
     def restart_clock(self) -> None:
         """Leaves the time since the last report out of the statistics: it went into something else."""
         self._reported_at = time.monotonic()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leaves the time of the block out of the statistics, also of a block within the block."""
+        if self._is_paused:
+            yield
+            return
+        self._is_paused, started = True, time.monotonic()
+        try:
+            yield
+        finally:
+            self._is_paused = False
+            self._reported_at += time.monotonic() - started
+
+    @property
+    def images_per_s(self) -> float:
+        """Images of all processes per second of training over all reports; the first one, with all starts, is left out
+        if there are others. NaN before the first."""
+        rates = self._rates[1:] or self._rates
+        return sum(images for images, _ in rates) / sum(seconds for _, seconds in rates) if rates else math.nan
 
     def update(self, losses: Mapping[str, Tensor], num_images: int, data_seconds: float) -> None:
         """Takes in one iteration; `num_images` of this process."""
@@ -47,12 +71,18 @@ class Progress:
         self._images += num_images
         self._data_seconds += data_seconds
 
-    def report(self, iteration: int, learning_rate: float, weight_decay: float) -> dict[str, float]:
-        """Logs one line, resets the window and returns the latest losses with `images_per_s`."""
+    def report(
+        self, iteration: int, learning_rate: float, weight_decay: float, rates: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
+        """Logs one line, resets the window and returns the latest losses with `images_per_s`.
+
+        TensorBoard gets the learning `rates` by name, beside what the line says.
+        """
         rows = self._read_losses()
-        seconds = time.monotonic() - self._reported_at
+        seconds = max(time.monotonic() - self._reported_at, 1e-9)
         iterations = max(iteration - self._reported_iteration, 1)
-        images_per_s = self._images * comm.get_world_size() / max(seconds, 1e-9)
+        self._rates.append((self._images * comm.get_world_size(), seconds))
+        images_per_s = self._rates[-1][0] / seconds
         for number, row in enumerate(rows, start=iteration - len(rows) + 1):
             if isinstance(self.meters, TensorboardLogger):
                 self.meters.iteration = number
@@ -72,6 +102,13 @@ class Progress:
                     f"images/s: {images_per_s:.1f}",
                 )
             )
+        )
+        self.meters.record(
+            iteration,
+            **{"lr": learning_rate, **(rates or {})},
+            weight_decay=weight_decay,
+            images_per_s=images_per_s,
+            max_memory_mib=memory,
         )
         self._reported_iteration, self._reported_at = iteration, time.monotonic()
         self._images, self._data_seconds, self._window = 0, 0.0, []

@@ -19,11 +19,13 @@ from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.loss_guard import LossGuard
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
+from maskrcnn_benchmark.engine.training_report import report_training
 from maskrcnn_benchmark.engine.validation import Validation, make_validation
 from maskrcnn_benchmark.solver import (
     ModelEma,
     WarmupReduceLROnPlateau,
     WeightDecaySchedule,
+    learning_rates,
     make_weight_decay_schedule,
 )
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -131,7 +133,7 @@ def do_train(
         options,
         arguments,
         meters,
-        None if val_data_loader is None else make_validation(cfg, val_data_loader, device),
+        None if val_data_loader is None else make_validation(cfg, val_data_loader, device, meters),
         make_weight_decay_schedule(cfg, optimizer, scheduler, int(arguments.get("iteration", 0))),
     )
     return trainer.train()
@@ -235,6 +237,8 @@ class Trainer:
             datetime.timedelta(seconds=int(seconds)),
             seconds / max(self.iteration - first_iteration, 1),
         )
+        if is_finished:
+            report_training(self.progress.images_per_s, self.validation, self.checkpointer.save_dir)
         return is_finished
 
     def _train_batches(self) -> bool:
@@ -323,7 +327,7 @@ class Trainer:
 
     def _report(self) -> None:
         group = self.optimizer.param_groups[0]
-        self.progress.report(self.iteration, group["lr"], group["weight_decay"])
+        self.progress.report(self.iteration, group["lr"], group["weight_decay"], learning_rates(self.optimizer))
         message = self.monitor.check()
         if message:
             logger.error("%s", message)
@@ -345,8 +349,8 @@ class Trainer:
             extra["model_ema"] = self.ema.state_dict()
         if self.validation is not None:
             extra["validation"] = self.validation.state_dict()
-        self.checkpointer.save(name, is_resumed_from=is_resumed_from, **{**self.arguments, **extra})
-        self.progress.restart_clock()
+        with self.progress.paused():
+            self.checkpointer.save(name, is_resumed_from=is_resumed_from, **{**self.arguments, **extra})
 
     def _measure_if_due(self, *, at_end: bool = False) -> bool:
         """Validates where a checkpoint is due and it was not done; returns whether training should end.
@@ -358,7 +362,8 @@ class Trainer:
             return False
         state = random_state()
         is_averaged = self.validation.use_average and self.ema is not None
-        outcome = self.validation(self.ema.ema if is_averaged else unwrap_model(self.model), self.iteration)
+        with self.progress.paused():
+            outcome = self.validation(self.ema.ema if is_averaged else unwrap_model(self.model), self.iteration)
         self.model.train()
         set_random_state(state)
         self.arguments["eval_result"] = outcome.score

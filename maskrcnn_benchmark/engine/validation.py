@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.metric_logger import MetricLogger, TensorboardLogger
 
 Figures = dict[str, float]
 Evaluate = Callable[[nn.Module], Figures]
@@ -38,12 +38,19 @@ class Validation:
         evaluate: the figures of a model in evaluation mode; called by all processes, which get the same.
         patience: training is over after that many measurements in a row below the best; -1 for never.
         use_average: measure the averaged copy of the weights, where there is one.
+        present: shows a model in evaluation mode after it was measured: called with it, the iteration and the figures.
 
     Attributes: best, the highest score; figures, the latest; iteration, when they were measured.
     Raises: ValueError for a patience that would end every training.
     """
 
-    def __init__(self, evaluate: Evaluate, patience: int = -1, use_average: bool = False):
+    def __init__(
+        self,
+        evaluate: Evaluate,
+        patience: int = -1,
+        use_average: bool = False,
+        present: Callable[[nn.Module, int, Figures], None] | None = None,
+    ):
         if patience < 1 and patience != -1:
             raise ValueError(
                 f"SOLVER.AUTO_TERMINATE_PATIENCE={patience}: give a positive number of validations, or -1 to train on"
@@ -51,6 +58,7 @@ class Validation:
         self.evaluate = evaluate
         self.patience = patience
         self.use_average = use_average
+        self.present = present
         self.best = -math.inf
         self.worse_in_a_row = 0
         self.iteration = 0
@@ -61,6 +69,8 @@ class Validation:
         """Measures the model, which is left in evaluation mode. A score that equals the best is one."""
         model.eval()
         self.figures, self.iteration = self.evaluate(model), iteration
+        if self.present is not None:
+            self.present(model, iteration, self.figures)
         score = score_of(self.figures)
         is_best = score >= self.best
         if is_best:
@@ -101,13 +111,24 @@ def score_of(figures: Figures) -> float:
     raise ValueError(f"the evaluation measured {', '.join(figures) or 'nothing'}, none of {', '.join(SCORES)}")
 
 
-def make_validation(cfg, data_loader, device: torch.device | str) -> Validation:
-    """The validation that a configuration asks for, on one test set."""
-    from maskrcnn_benchmark.engine.inference import inference  # imports the evaluators
+def make_validation(cfg, data_loader, device: torch.device | str, meters: MetricLogger | None = None) -> Validation:
+    """The validation that a configuration asks for, on one test set.
 
-    def evaluate(model: nn.Module) -> Figures:
-        result = inference(model, data_loader, "val", device=device, output_folder=None, cfg=cfg, verbose=False)
-        figures = dict(result[0].results["bbox"]) if isinstance(result, tuple) else result
-        return comm.broadcast_object(figures)
+    A TensorboardLogger shows the figures, and a few pictures with what the model found.
+    """
+    # They import the evaluators and the drawing of boxes.
+    from maskrcnn_benchmark.engine.inference import measure_model
+    from maskrcnn_benchmark.engine.validation_pictures import draw_predictions
 
-    return Validation(evaluate, cfg.SOLVER.AUTO_TERMINATE_PATIENCE, cfg.SOLVER.USE_EMA_FOR_MONITOR)
+    def present(model: nn.Module, iteration: int, figures: Figures) -> None:
+        if isinstance(meters, TensorboardLogger):
+            meters.record(iteration, **{f"validation/{name}": value for name, value in figures.items()})
+            pictures = draw_predictions(cfg, model, data_loader, device)
+            meters.show(iteration, **{f"predictions/{number}": picture for number, picture in enumerate(pictures)})
+
+    return Validation(
+        lambda model: measure_model(cfg, model, [data_loader], device)[0],
+        cfg.SOLVER.AUTO_TERMINATE_PATIENCE,
+        cfg.SOLVER.USE_EMA_FOR_MONITOR,
+        present,
+    )

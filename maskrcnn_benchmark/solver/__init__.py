@@ -9,6 +9,7 @@ from maskrcnn_benchmark.solver.lr_scheduler import (
     make_lr_scheduler,
 )
 from maskrcnn_benchmark.solver.optimizer import make_optimizer
+from maskrcnn_benchmark.solver.param_groups import learning_rates
 from maskrcnn_benchmark.solver.weight_decay_schedule import WeightDecaySchedule, make_weight_decay_schedule
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "WarmupReduceLROnPlateau",
     "WeightDecaySchedule",
     "clip_before_step",
+    "learning_rates",
     "make_lr_scheduler",
     "make_optimizer",
     "make_weight_decay_schedule",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,13 @@ def parameter_groups(named_parameters: Iterable[tuple[str, nn.Parameter]], rules
     if not groups:
         raise ValueError("nothing to train: every parameter of the model is frozen")
     return groups
+
+
+def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+    """The current rate of each part of the model, {"lr/rpn": ...}, that of its first parameter which is no bias."""
+    rates: dict[str, float] = {}
+    for group in optimizer.param_groups:
+        name = group.get("name", "")
+        if name and "bias" not in name:
+            rates.setdefault(f"lr/{name.removeprefix('module.').split('.')[0]}", float(group["lr"]))
+    return rates

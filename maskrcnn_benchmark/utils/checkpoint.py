@@ -48,7 +48,7 @@ class Checkpointer:
         self.logger = logger or logging.getLogger(__name__)
 
     def save(self, name: str, *, is_resumed_from: bool = True, **extra: Any) -> None:
-        """Write ``save_dir/name.pth`` with ``extra`` entries and, unless told otherwise, make it the last checkpoint."""
+        """Write ``save_dir/name.pth`` with ``extra`` entries; it becomes the last checkpoint unless told otherwise."""
         if not self.save_dir or not self.save_to_disk:
             return
         data: dict[str, Any] = {"model": unwrap_model(self.model).state_dict()}

@@ -5,6 +5,7 @@ from collections import defaultdict, deque
 from numbers import Real
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -76,6 +77,12 @@ class MetricLogger:
         for name, value in values.items():
             self.meters[name].update(_as_number(name, value))
 
+    def record(self, iteration: int, **values: float) -> None:
+        """Values that are no part of the text; only TensorBoard shows them."""
+
+    def show(self, iteration: int, **pictures: np.ndarray) -> None:
+        """Pictures (H, W, 3) uint8; only TensorBoard shows them."""
+
     def __getattr__(self, name: str) -> SmoothedValue:
         meters = self.__dict__.get("meters", {})
         if name in meters:
@@ -123,6 +130,16 @@ class TensorboardLogger(MetricLogger):
         if self._writer is not None:
             for name in values:
                 self._writer.add_scalar(name, self.meters[name].deque[-1], self._iteration)
+
+    def record(self, iteration: int, **values: float) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, iteration)
+
+    def show(self, iteration: int, **pictures: np.ndarray) -> None:
+        if self._writer is not None:
+            for name, picture in pictures.items():
+                self._writer.add_image(name, picture, iteration, dataformats="HWC")
 
     def close(self) -> None:
         """Write out what is pending and close the event file."""

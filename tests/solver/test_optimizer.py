@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import SGD, AdamW
 
 from maskrcnn_benchmark.config import default_config
-from maskrcnn_benchmark.solver import clip_before_step, make_optimizer
+from maskrcnn_benchmark.solver import clip_before_step, learning_rates, make_optimizer
 from maskrcnn_benchmark.solver.optimizer import MergedAdamW, MergedSGD, merge_groups
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
 
@@ -60,6 +60,13 @@ def test_groups_of_goldg_are_the_recorded_ones():
 )
 def test_rules_by_name(name, rate, decay):
     assert RULES.rate_and_decay(name) == pytest.approx((rate, decay))
+
+
+def test_rates_of_the_parts_of_a_model():
+    names = ["backbone.x.bias", "backbone.x.weight", "backbone.body.x.weight", "language_backbone.x.weight"]
+    groups = parameter_groups([(name, nn.Parameter(torch.ones(1))) for name in names], RULES)
+    assert learning_rates(SGD(groups, lr=9.0)) == {"lr/backbone": 1.0, "lr/language_backbone": 0.01}
+    assert learning_rates(SGD([torch.ones(1, requires_grad=True)], lr=9.0)) == {}, "groups without names"
 
 
 def test_a_frozen_model_is_an_error():
