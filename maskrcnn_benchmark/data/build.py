@@ -1,22 +1,23 @@
 """Datasets and loaders that a configuration asks for."""
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.data import datasets as dataset_classes
-from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator
+from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.evaluation_loader import make_evaluation_loader
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
 from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
 from maskrcnn_benchmark.data.transforms import build_transforms
 from maskrcnn_benchmark.data.transport import LOADER_FIELDS, PackingCollator, UnpackingLoader
+from maskrcnn_benchmark.data.worker_process import start_worker
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils import comm
 
@@ -139,18 +140,8 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
 
 
 def _test_loader(cfg, dataset: Dataset, is_distributed: bool, num_replicas: int | None, rank: int | None):
-    num_replicas, rank = _place(is_distributed, num_replicas, rank)
-    batch_size = images_per_process(cfg.TEST.IMS_PER_BATCH, num_replicas, "TEST.IMS_PER_BATCH")
-    if num_replicas > 1:
-        sampler = DistributedSampler(dataset, num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
-    else:
-        sampler = SequentialSampler(dataset)  # type: ignore[arg-type]
-    is_multiscale = cfg.TEST.USE_MULTISCALE
-    return DataLoader(
-        dataset,
-        batch_sampler=BatchSampler(sampler, batch_size, drop_last=False),
-        collate_fn=BBoxAugCollator() if is_multiscale else BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
-        **_worker_options(cfg),
+    return make_evaluation_loader(
+        cfg, dataset, *_place(is_distributed, num_replicas, rank), worker_options=_worker_options(cfg)
     )
 
 
@@ -198,12 +189,6 @@ def _worker_options(cfg) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "pin_memory": torch.cuda.is_available(),
-        "worker_init_fn": _start_worker,
+        "worker_init_fn": start_worker,
         "prefetch_factor": PREFETCHED_BATCHES if workers > 0 else None,
     }
-
-
-def _start_worker(worker: int) -> None:
-    """One thread per worker; the tokenizer's own threads do not survive a fork."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    torch.set_num_threads(1)

@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Generator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -242,21 +242,22 @@ class Trainer:
         return is_finished
 
     def _train_batches(self) -> bool:
-        """The loop over batches; returns whether it came to the end."""
-        for batch, data_seconds in self._batches():
-            self._train_batch(batch, data_seconds)
-            is_last = self.iteration == self.max_iter
-            if self.iteration % self.options.report_period == 0 or is_last:
-                self._report()
-            if self._is_past_deadline() or self._must_stop:
-                return is_last
-            if self.iteration % self.options.checkpoint_period == 0 and not is_last:
-                if self._measure_if_due():
-                    return True
-                self._save(f"model_{self.iteration:07d}")
+        """The loop over batches; returns whether it came to the end. The workers of the loader are gone then."""
+        with contextlib.closing(self._batches()) as batches:
+            for batch, data_seconds in batches:
+                self._train_batch(batch, data_seconds)
+                is_last = self.iteration == self.max_iter
+                if self.iteration % self.options.report_period == 0 or is_last:
+                    self._report()
+                if self._is_past_deadline() or self._must_stop:
+                    return is_last
+                if self.iteration % self.options.checkpoint_period == 0 and not is_last:
+                    if self._measure_if_due():
+                        return True
+                    self._save(f"model_{self.iteration:07d}")
         return True
 
-    def _batches(self) -> Iterator[tuple[tuple, float]]:
+    def _batches(self) -> Generator[tuple[tuple, float]]:
         """The batches that are left, each with the seconds it was waited for."""
         sampler = getattr(self.data_loader, "batch_sampler", None)
         if isinstance(getattr(sampler, "start_iter", None), int):

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import time
 
 import pytest
 from toy_run import MeanModel, load_tool, write_config
@@ -47,13 +48,16 @@ def one_line(capsys) -> str:
 
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_sigterm_saves_and_ends_well(run, tmp_path, workers):
-    """The signal goes to the trainer; the same command goes on."""
+    """The signal goes to all processes, as clusters send it; the same command goes on."""
 
-    def terminate():
+    def terminate_all():
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGTERM)
 
     handler = signal.getsignal(signal.SIGTERM)
-    assert run("DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", "50", event=terminate) == 0
+    assert run("DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", "50", event=terminate_all) == 0
     assert signal.getsignal(signal.SIGTERM) == handler
     assert (tmp_path / "out" / "last_checkpoint").read_text() == "model_0000004.pth", "the iteration after the signal"
     assert run("DATALOADER.NUM_WORKERS", workers, "SOLVER.MAX_ITER", "8") == 0
