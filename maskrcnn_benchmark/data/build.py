@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.data import datasets as dataset_classes
-from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator
+from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.evaluation_loader import make_evaluation_loader
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
 from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
 from maskrcnn_benchmark.data.transforms import build_transforms
@@ -139,18 +140,8 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
 
 
 def _test_loader(cfg, dataset: Dataset, is_distributed: bool, num_replicas: int | None, rank: int | None):
-    num_replicas, rank = _place(is_distributed, num_replicas, rank)
-    batch_size = images_per_process(cfg.TEST.IMS_PER_BATCH, num_replicas, "TEST.IMS_PER_BATCH")
-    if num_replicas > 1:
-        sampler = DistributedSampler(dataset, num_replicas, rank, shuffle=False)  # type: ignore[arg-type]
-    else:
-        sampler = SequentialSampler(dataset)  # type: ignore[arg-type]
-    is_multiscale = cfg.TEST.USE_MULTISCALE
-    return DataLoader(
-        dataset,
-        batch_sampler=BatchSampler(sampler, batch_size, drop_last=False),
-        collate_fn=BBoxAugCollator() if is_multiscale else BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY),
-        **_worker_options(cfg),
+    return make_evaluation_loader(
+        cfg, dataset, *_place(is_distributed, num_replicas, rank), worker_options=_worker_options(cfg)
     )
 
 

@@ -1,31 +1,56 @@
 """Evaluation of a model on a test set."""
 
+import contextlib
 import json
 import logging
+import shutil
+import socket
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from maskrcnn_benchmark.evaluation import CocoEvaluator, COCOResults, PhraseRecall
-from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
-from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
-from maskrcnn_benchmark.text.positive_map import label_to_tokens
+from maskrcnn_benchmark.data.datasets.concat import CopiedDataset
+from maskrcnn_benchmark.data.picture_files import picture_file
+from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
+from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
+from maskrcnn_benchmark.engine.dataset_figures import (
+    Result,
+    check_expected_results,
+    evaluate_predictions,
+    figures_of,
+)
+from maskrcnn_benchmark.engine.finders import (
+    CaptionFinder,
+    ClosedSetFinder,
+    Finder,
+    ForwardCaptionFinder,
+    ForwardPromptFinder,
+    Item,
+    PromptFinder,
+)
+from maskrcnn_benchmark.engine.prediction_store import PredictionStore, open_store
+from maskrcnn_benchmark.engine.tta import TestTimeAugmentation
+from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import GeneralizedVLRCNN
 from maskrcnn_benchmark.text.queries import (
     clean_name,
     create_positive_dict,
     create_queries_and_maps,
     create_queries_and_maps_from_dataset,
+    prompts_from_dataset,
 )
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.weight_conversion import unwrap_model
 
 __all__ = [
+    "check_expected_results",
     "clean_name",
     "create_positive_dict",
     "create_queries_and_maps",
@@ -34,12 +59,14 @@ __all__ = [
     "measure_model",
 ]
 
+DETECTION, GROUNDING, CLOSED_SET = "detection", "grounding", ""
+STORE = "predictions"  # folder of the detections, in that of the results
+IRRELEVANT_TEST_KEYS = ("IMS_PER_BATCH", "DURING_TRAINING", "EXPECTED_RESULTS", "EXPECTED_RESULTS_SIGMA_TOL")
+
 logger = logging.getLogger(__name__)
 
-LabelToTokens = Mapping[int, Sequence[int]]
-Queries = tuple[Sequence[str], Sequence[LabelToTokens]]  # for every image its caption and its map
 
-
+@torch.no_grad()
 def inference(
     model: nn.Module,
     data_loader,
@@ -53,37 +80,45 @@ def inference(
     cfg=None,
     verbose: bool = True,
     visualizer: Any = None,
-) -> tuple[COCOResults, dict[str, list]] | dict[str, float] | None:
+    *,
+    resume: bool = False,
+    description: Mapping[str, Any] | None = None,
+) -> Result | None:
     """Runs a model over a test set and computes its figures; the signature is the historical one.
 
-    TEST.EVAL_TASK "detection" asks for the categories of the dataset and measures COCO's average precision; the result
-    is (COCOResults, {"bbox": predictions}). "grounding" asks for the phrases of every caption and measures recall; the
-    result is a dict of figures. Processes other than the first return None. With `output_folder` the figures, and for
-    detection the predictions, are written there.
+    TEST.EVAL_TASK "detection" asks for the categories of the dataset and measures average precision; the result is
+    (COCOResults, {"bbox": predictions}), or figures by name for data that are not evaluated as COCO's. "grounding" asks
+    for the phrases of every caption and measures recall; the result is figures by name. "" asks a model without texts
+    for its classes, and a GLIP for the categories. Processes other than the first return None.
 
-    Raises: ValueError for another task or kind of evaluation.
+    With `output_folder` figures and predictions are written there; what was found is kept on disk meanwhile, so that
+    memory does not grow, and `resume` goes on with what an interrupted evaluation left in the folder.
+
+    Args:
+        description: what the predictions depend on beside cfg, such as the weights; asked of a folder to resume.
+    Raises: ValueError for another task or kind of evaluation, and when a picture of the set was not evaluated.
     """
     if tuple(iou_types) != ("bbox",) or box_only or visualizer is not None:
         raise ValueError(
             f"iou_types={tuple(iou_types)}, box_only={box_only}, visualizer={visualizer}: only boxes are evaluated"
         )
-    if cfg is None or cfg.TEST.EVAL_TASK not in TASKS:
-        task = None if cfg is None else cfg.TEST.EVAL_TASK
-        raise ValueError(f"TEST.EVAL_TASK={task!r}: known are {', '.join(TASKS)}")
-    if cfg.TEST.USE_MULTISCALE:
-        raise ValueError("TEST.USE_MULTISCALE is not supported by this evaluation")
-    started = time.monotonic()
-    batches = _first(data_loader, cfg.TEST.SUBSET)
-    if verbose and comm.is_main_process():
-        batches = tqdm(batches, total=len(data_loader), desc=dataset_name)
-    result = TASKS[cfg.TEST.EVAL_TASK](unwrap_model(model), data_loader.dataset, batches, device, output_folder, cfg)
-    seconds = time.monotonic() - started
-    logger.info(
-        "Total inference time: %.1f s (%.4f s / img per device, on %d devices)",
-        seconds,
-        seconds * comm.get_world_size() / len(data_loader.dataset),
-        comm.get_world_size(),
-    )
+    model = unwrap_model(model).eval()
+    dataset = data_loader.dataset
+    if isinstance(dataset, CopiedDataset):
+        dataset = dataset.dataset
+    task = task_of(cfg, model)
+    find = make_finder(model, dataset, cfg, task)
+    with _folder_for(output_folder) as folder, worker_errors_in_one_line():
+        store = open_store(folder, _describe(cfg, dataset_name, dataset, description), resume)
+        with contextlib.closing(store):
+            batches = _remaining_batches(data_loader, store, cfg)
+            looker = TestTimeAugmentation.from_config(cfg, find, device) if cfg.TEST.USE_MULTISCALE else None
+            times = _predict(find, looker, dataset, batches, device, store, verbose, dataset_name)
+            times.report()
+            if not store.gather():
+                return None
+            _check_complete(data_loader, store, dataset_name)
+            result = evaluate_predictions(dataset, store, cfg, task, output_folder)
     if isinstance(result, tuple):
         check_expected_results(result[0], expected_results, expected_results_sigma_tol)
     return result
@@ -98,111 +133,147 @@ def measure_model(cfg, model: nn.Module, data_loaders: Sequence, device: torch.d
         data_loaders: what `make_data_loader(cfg, is_train=False)` makes, or some of them.
     Returns: for each loader figures by name, such as "AP" for detection and "Recall@1_all" for grounding.
     """
-    results = []
-    for data_loader in data_loaders:
-        result = inference(model, data_loader, "val", device=device, cfg=cfg, verbose=False)
-        figures = result[0].results["bbox"] if isinstance(result, tuple) else result
-        results.append({} if figures is None else dict(figures))
-    return comm.broadcast_object(results)
-
-
-def _first(batches: Iterable, count: int) -> Iterator:
-    """The first `count` batches, or all of them if it is -1."""
-    for number, batch in enumerate(batches):
-        if number == count:
-            return
-        yield batch
-
-
-@torch.no_grad()
-def predict_batches(
-    model: nn.Module,
-    batches: Iterable[Sequence[Any]],
-    queries: Callable[[Sequence[BoxList]], Iterable[Queries]],
-    device: torch.device | str,
-) -> Iterator[tuple[int, BoxList, BoxList]]:
-    """(dataset index, target, detections on the CPU) for every image.
-
-    `queries` gives for the targets of a batch one or several rounds of captions; what they find is joined.
-    """
-    model.eval()
-    for images, targets, indices, *_ in batches:
-        images = images.to(device)
-        rounds = [
-            model(images, captions=list(captions), positive_map=list(maps)) for captions, maps in queries(targets)
+    return comm.broadcast_object(
+        [
+            figures_of(inference(model, data_loader, "val", device=device, cfg=cfg, verbose=False))
+            for data_loader in data_loaders
         ]
-        for index, target, *found in zip(indices, targets, *rounds, strict=True):
-            yield index, target, cat_boxlist([detections.to("cpu") for detections in found])
+    )
 
 
-def _evaluate_detection(model: nn.Module, dataset, batches: Iterable, device, output_folder: str | None, cfg):
-    captions, maps = create_queries_and_maps_from_dataset(dataset, cfg, tokenizer=model.tokenizer)
-    for caption in captions:
-        logger.info("Prompt: %s", caption)
+def task_of(cfg, model: nn.Module) -> str:
+    """What a model is asked for: DETECTION, GROUNDING or CLOSED_SET. Raises: ValueError for another TEST.EVAL_TASK."""
+    task = None if cfg is None else cfg.TEST.EVAL_TASK
+    if task not in (DETECTION, GROUNDING, CLOSED_SET):
+        raise ValueError(f"TEST.EVAL_TASK={task!r}: known are {DETECTION}, {GROUNDING}")
+    if task == CLOSED_SET and isinstance(model, GeneralizedVLRCNN):
+        logger.info("TEST.EVAL_TASK is empty: the categories of the data are asked for (%s)", DETECTION)
+        return DETECTION
+    return task
 
-    def queries(targets: Sequence[BoxList]) -> Iterator[Queries]:
-        for caption, positive_map in zip(captions, maps, strict=True):
-            yield [caption] * len(targets), [positive_map] * len(targets)
 
-    evaluator = CocoEvaluator(dataset.coco, dataset.contiguous_category_id_to_json_id)
-    for index, _, detections in predict_batches(model, batches, queries, device):
-        evaluator.update(dataset.id_to_img_map[index], detections)
-    if not evaluator.gather():
-        return None
-    results = COCOResults("bbox")
-    results.results["bbox"].update(evaluator.summarize())
-    logger.info("%s", results)
+def make_finder(model: nn.Module, dataset, cfg, task: str) -> Finder:
+    """How the model is asked about pictures of the dataset."""
+    if task == CLOSED_SET:
+        return ClosedSetFinder(model)
+    if task == GROUNDING:
+        return CaptionFinder(model) if isinstance(model, GeneralizedVLRCNN) else ForwardCaptionFinder(model)
+    prompts = prompts_from_dataset(dataset, cfg, getattr(model, "tokenizer", None))
+    logger.info("%d prompts; the first: %s", len(prompts), prompts[0].caption)
+    for prompt in prompts[1:]:
+        logger.debug("Prompt: %s", prompt.caption)
+    return PromptFinder(model, prompts) if isinstance(model, GeneralizedVLRCNN) else ForwardPromptFinder(model, prompts)
+
+
+@dataclass
+class Times:
+    """Seconds of this process: waiting for data, the model with its transfers, writing; and pictures."""
+
+    data: float = 0.0
+    model: float = 0.0
+    results: float = 0.0
+    pictures: int = 0
+
+    def report(self) -> None:
+        """Logs the times; those of the other processes are taken to be alike."""
+        devices = comm.get_world_size()
+        total, count = self.data + self.model + self.results, max(self.pictures, 1)
+        logger.info(
+            "Total inference time: %.1f s (%.4f s / img per device, on %d devices)", total, total / count, devices
+        )
+        logger.info(
+            "Per image: %.4f s waiting for data, %.4f s model, %.4f s keeping results; %.1f images/s",
+            self.data / count,
+            self.model / count,
+            self.results / count,
+            self.pictures * devices / max(total, 1e-9),
+        )
+
+
+def _predict(
+    find: Finder,
+    looker: TestTimeAugmentation | None,
+    dataset,
+    batches: tuple[Iterable, int | None],
+    device: torch.device | str,
+    store: PredictionStore,
+    verbose: bool,
+    name: str,
+) -> Times:
+    """Puts what is found on the batches into the store."""
+    times = Times()
+    iterator, total = iter(batches[0]), batches[1]
+    is_shown = verbose and comm.is_main_process()
+    with tqdm(total=total, desc=name, unit="img", disable=not is_shown, smoothing=0.1) as progress:
+        while True:
+            asked = time.perf_counter()
+            batch = next(iterator, None)
+            if batch is None:
+                return times
+            got = time.perf_counter()
+            images, targets, indices, *_ = batch
+            items = [_item(dataset, int(i), target) for i, target in zip(indices, targets, strict=True)]
+            found = looker(images, items) if looker is not None else find(images.to(device), items)
+            done = time.perf_counter()
+            for index, boxes in zip(indices, found, strict=True):
+                store.add(int(index), boxes)
+            store.flush()
+            progress.update(len(items))
+            times.data += got - asked
+            times.model += done - got
+            times.results += time.perf_counter() - done
+            times.pictures += len(items)
+
+
+def _item(dataset, index: int, target: Any) -> Item:
+    picture = picture_file(dataset, index)
+    spans = dataset.get_img_info(index).get("tokens_positive_eval", ()) if hasattr(dataset, "get_img_info") else ()
+    return Item(target, index if picture is None else picture, spans)
+
+
+def _remaining_batches(data_loader, store: PredictionStore, cfg) -> tuple[Iterable, int | None]:
+    """The batches of this process that are still to be done, and their number of items, None if it is not known."""
+    done = set().union(*comm.all_gather(set(store.indices())))
+    sampler = getattr(data_loader, "batch_sampler", None)
+    if not isinstance(sampler, EvaluationBatches):
+        return (data_loader if cfg.TEST.SUBSET < 0 else islice(data_loader, cfg.TEST.SUBSET)), None
+    sampler.skip(done)
+    if done:
+        logger.info("Going on: %d of %d items are done", len(done), len(sampler.items))
+    return data_loader, len(sampler.own_items)
+
+
+def _check_complete(data_loader, store: PredictionStore, name: str) -> None:
+    """Raises RuntimeError unless every item was evaluated."""
+    sampler = getattr(data_loader, "batch_sampler", None)
+    if not isinstance(sampler, EvaluationBatches) or sampler.limit >= 0:
+        return
+    missing = [item for item in sampler.items if item not in store]
+    if missing:
+        raise RuntimeError(f"{name}: {len(missing)} of {len(sampler.items)} items were not evaluated: {missing[:5]}")
+
+
+def _describe(cfg, name: str, dataset, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What detections depend on."""
+    parts = {
+        group: json.loads(json.dumps(cfg[group], default=str))
+        for group in ("MODEL", "INPUT", "DATASETS", "TEST", "GLIPKNOW")
+    }
+    for key in IRRELEVANT_TEST_KEYS:
+        parts["TEST"].pop(key)
+    return {**parts, "dataset": [name, len(dataset)], **(more or {})}
+
+
+@contextlib.contextmanager
+def _folder_for(output_folder: str | None) -> Iterator[Path]:
+    """Where detections are kept: in the folder of the results, or for the time of the block in a temporary one."""
     if output_folder:
-        evaluator.write(output_folder, results.results["bbox"])
-    return results, {"bbox": evaluator.results()}
-
-
-def _evaluate_grounding(model: nn.Module, dataset, batches: Iterable, device, output_folder: str | None, cfg):
-    recall = PhraseRecall(merge_boxes=cfg.DATASETS.FLICKR_GT_TYPE == "merged")
-
-    def queries(targets: Sequence[BoxList]) -> Iterator[Queries]:
-        captions = [target.get_field("caption") for target in targets]
-        yield captions, [label_to_tokens(target.get_field("positive_map_eval")) for target in targets]
-
-    for index, target, detections in predict_batches(model, batches, queries, device):
-        record = dataset.get_img_info(index)
-        ground_truth = phrase_ground_truth(record, dataset.coco.imgToAnns[record["id"]])
-        height, width = target.get_field("orig_size").tolist()
-        boxes = boxes_by_label(detections.resize((width, height)), len(ground_truth))
-        recall.update(record["id"], boxes, ground_truth)
-    if not recall.gather():
-        return None
-    figures = recall.summarize()
-    for name, value in figures.items():
-        logger.info("%s: %.4f", name, value)
-    if output_folder:
-        _write_figures(output_folder, figures)
-    return figures
-
-
-TASKS: dict[str, Callable] = {"detection": _evaluate_detection, "grounding": _evaluate_grounding}
-
-
-def boxes_by_label(detections: BoxList, num_labels: int) -> list[Tensor]:
-    """For each label 1, 2, ... its boxes (N, 4), the best score first."""
-    order = detections.get_field("scores").argsort(descending=True, stable=True)
-    boxes, labels = detections.bbox[order], detections.get_field("labels")[order]
-    return [boxes[labels == label] for label in range(1, num_labels + 1)]
-
-
-def _write_figures(folder: str, figures: Mapping[str, float]) -> None:
-    path = Path(folder, "metrics.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(figures), indent=2) + "\n", encoding="utf-8")
-
-
-def check_expected_results(
-    results: COCOResults, expected: Sequence[tuple[str, str, tuple[float, float]]], sigma_tolerance: float
-) -> None:
-    """Logs for every (kind, metric, (mean, deviation)) of TEST.EXPECTED_RESULTS whether the figure is near enough."""
-    for kind, metric, (mean, deviation) in expected:
-        actual = results.results[kind][metric]
-        is_near = abs(actual - mean) < sigma_tolerance * deviation
-        log = logger.info if is_near else logger.error
-        verdict = "PASS" if is_near else "FAIL"
-        log("%s: %s > %s, %.4f, expected %.4f +- %.4f", verdict, kind, metric, actual, mean, deviation)
+        yield Path(output_folder, STORE)
+        return
+    made = tempfile.mkdtemp(prefix="glip-") if comm.is_main_process() else ""
+    folder, machine = comm.broadcast_object((made, socket.gethostname()))
+    try:
+        yield Path(folder, STORE)
+    finally:
+        if comm.is_main_process() or machine != socket.gethostname():
+            shutil.rmtree(folder, ignore_errors=True)

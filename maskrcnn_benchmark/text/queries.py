@@ -42,9 +42,25 @@ def create_queries_and_maps_from_dataset(
 
     `TEST.CHUNKED_EVALUATION` classes per caption, or, if it is -1, as many as fit; a chunk that is too long is split.
     """
+    prompts = prompts_from_dataset(dataset, cfg, tokenizer)
+    return [prompt.caption for prompt in prompts], [prompt.label_to_tokens for prompt in prompts]
+
+
+def prompts_from_dataset(
+    dataset: HasCategories, cfg: Any, tokenizer: PreTrainedTokenizerBase | None = None
+) -> list[Prompt]:
+    """What `create_queries_and_maps_from_dataset` returns in two lists, with the character spans of the classes.
+
+    Raises: ValueError for a dataset without categories.
+    """
     categories = dataset.categories()
+    if not categories:
+        raise ValueError(
+            "the test set has no categories to ask for: its annotation file needs a list of categories, or the "
+            "configuration DATASETS.OVERRIDE_CATEGORY with DATASETS.USE_OVERRIDE_CATEGORY"
+        )
     labels = sorted(categories)
-    prompts = _prompts(
+    return _prompts(
         labels,
         [categories[label] for label in labels],
         _suppressed(cfg),
@@ -52,7 +68,6 @@ def create_queries_and_maps_from_dataset(
         tokenizer,
         chunk_size=cfg.TEST.CHUNKED_EVALUATION,
     )
-    return [prompt.caption for prompt in prompts], [prompt.label_to_tokens for prompt in prompts]
 
 
 def create_queries_and_maps(

@@ -27,7 +27,8 @@ class Oracle(torch.nn.Module):
         assert not self.training
         self.captions += captions
         results = []
-        for (height, width), caption, label_to_tokens in zip(images.image_sizes, captions, positive_map, strict=True):
+        maps = [positive_map] * len(captions) if isinstance(positive_map, dict) else positive_map
+        for (height, width), caption, label_to_tokens in zip(images.image_sizes, captions, maps, strict=True):
             tokens = self.tokenizer(caption).tokens()
             boxes, labels = [], []
             for label, positions in label_to_tokens.items():
