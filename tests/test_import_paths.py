@@ -15,6 +15,8 @@ IMPORT_PATHS = {
     "config": "cfg try_to_find",
     "config.paths_catalog": "DatasetCatalog ModelCatalog",
     "data": "make_data_loader",
+    "data.datasets.evaluation.lvis.lvis": "LVIS",
+    "data.datasets.evaluation.lvis.lvis_eval": "LvisEvaluatorFixedAP",
     "data.samplers": "DistributedSampler GroupedBatchSampler IterationBasedBatchSampler",
     "engine.inference": (
         "clean_name create_positive_dict create_queries_and_maps create_queries_and_maps_from_dataset inference"

@@ -1,0 +1,1 @@
+"""Historical import paths of the evaluation."""
