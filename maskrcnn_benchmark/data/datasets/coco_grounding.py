@@ -18,7 +18,7 @@ from maskrcnn_benchmark.data.datasets.coco_json import (
 )
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.modulated import NOTHING_MASKED
-from maskrcnn_benchmark.data.datasets.packed_annotations import pack_annotations
+from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
 from maskrcnn_benchmark.data.grounding.od_to_grounding import FullPrompt, GroundedCaption, SampledPrompt
 from maskrcnn_benchmark.data.transforms.transforms import Transform
@@ -84,9 +84,7 @@ class CocoGrounding(Dataset):
             raise ValueError("one_hot=True (DATASETS.ONE_HOT) is a debugging aid of the original and not supported")
         self.root = os.fspath(img_folder)
         self.ann_file = os.fspath(ann_file)
-        self.coco = load_coco_json(ann_file)
-        if is_train:
-            pack_annotations(self.coco)
+        self.coco = load_packed_coco_json(ann_file) if is_train else load_coco_json(ann_file)
         if override_category is not None:
             self.coco.dataset["categories"] = list(override_category)
         self.numbering = CategoryNumbering(self.coco.dataset.get("categories", []))

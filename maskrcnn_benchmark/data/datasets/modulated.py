@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from maskrcnn_benchmark.data.datasets.coco_json import has_valid_annotation, load_coco_json
 from maskrcnn_benchmark.data.datasets.directional_caption import DirectionalCaption
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
-from maskrcnn_benchmark.data.datasets.packed_annotations import pack_annotations
+from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -52,9 +52,7 @@ class GroundingJson(Dataset):
         **other: Any,
     ):
         self.ann_file = os.fspath(ann_file)
-        self.coco = load_coco_json(ann_file)
-        if is_train:
-            pack_annotations(self.coco)
+        self.coco = load_packed_coco_json(ann_file) if is_train else load_coco_json(ann_file)
         self.ids = [i for i in sorted(self.coco.imgs) if has_valid_annotation(self.coco.imgToAnns[i], min_keypoints)]
         self.id_to_img_map = dict(enumerate(self.ids))
         self.transforms = transforms

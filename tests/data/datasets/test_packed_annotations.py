@@ -1,5 +1,6 @@
 """Annotations packed for training: the same data in a fraction of the memory."""
 
+import json
 import pickle
 import random
 
@@ -8,7 +9,12 @@ from data_files import write_coco_toy, write_grounding_toy
 
 from maskrcnn_benchmark.data.datasets import CocoGrounding, FlickrDataset
 from maskrcnn_benchmark.data.datasets.coco_json import load_coco_json
-from maskrcnn_benchmark.data.datasets.packed_annotations import PackedAnnotations, pack_annotations
+from maskrcnn_benchmark.data.datasets.packed_annotations import (
+    PackedAnnotations,
+    PackedRecords,
+    RecordPacker,
+    load_packed_coco_json,
+)
 
 
 def many(images: int, boxes: int) -> dict[int, list[dict]]:
@@ -23,31 +29,80 @@ def many(images: int, boxes: int) -> dict[int, list[dict]]:
     }  # fmt: skip
 
 
-def test_the_same_annotations_in_150_bytes_each():
-    """10 million boxes, as many as Objects365 v1 has, take 1.5 GB."""
+def packed_lists(annotations: dict, kind=PackedAnnotations):
+    packer = RecordPacker()
+    for key, records in annotations.items():
+        for record in records:
+            packer.add(key, record)
+    return kind(packer)
+
+
+def test_the_same_annotations_in_100_bytes_each():
+    """10 million boxes, as many as Objects365 v1 has, take 1 GB."""
     annotations = many(200, 17)
-    packed = PackedAnnotations(annotations)
+    packed = packed_lists(annotations)
     assert dict(packed) == annotations and list(packed) == list(annotations) and len(packed) == 200
-    assert packed.nbytes / (200 * 17) < 150
+    assert packed.nbytes / (200 * 17) < 100
     assert pickle.loads(pickle.dumps(packed))[7] == annotations[7]
 
 
+def test_annotations_in_any_order():
+    annotations = many(20, 3)
+    mixed = [(key, record) for key, records in annotations.items() for record in records]
+    random.Random(1).shuffle(mixed)
+    packer, expected = RecordPacker(), {}
+    for key, record in mixed:
+        packer.add(key, record)
+        expected.setdefault(key, []).append(record)
+    assert dict(PackedAnnotations(packer)) == expected
+
+
 def test_unknown_images_have_no_annotations_and_changes_stay_outside():
-    packed = PackedAnnotations({"a": [{"bbox": [0, 0, 1, 1]}]})
+    packed = packed_lists({"a": [{"bbox": [0, 0, 1, 1]}, {"tokens": [["x", None]], "seen": True}]})
     packed["a"].append({})
-    assert packed["a"] == [{"bbox": [0, 0, 1, 1]}] and packed["b"] == [] and "b" not in packed
-    assert dict(PackedAnnotations({})) == {}
+    assert packed["a"] == [{"bbox": [0, 0, 1, 1]}, {"tokens": [["x", None]], "seen": True}]
+    assert packed["b"] == [] and "b" not in packed
+    assert dict(packed_lists({})) == {}
+    with pytest.raises(KeyError, match="b"):
+        packed_lists({"a": [{}]}, PackedRecords)["b"]
 
 
 @pytest.mark.parametrize("write", [write_coco_toy, write_grounding_toy])
 def test_whole_files(tmp_path, write):
     path = write(tmp_path)
-    plain, packed = load_coco_json(path), load_coco_json(path)
-    pack_annotations(packed)
+    plain, packed = load_coco_json(path), load_packed_coco_json(path)
     assert dict(packed.imgToAnns) == dict(plain.imgToAnns) and dict(packed.imgs) == plain.imgs
     with pytest.raises(KeyError, match="77"):
         packed.imgs[77]
     assert packed.dataset["annotations"] == [] and packed.dataset["categories"] == plain.dataset["categories"]
+    assert packed.cats == plain.cats
+
+
+def test_outlines_are_left_out(tmp_path):
+    path = write_coco_toy(tmp_path)
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segmentation"] = [[0.0] * 100]
+    path.write_text(json.dumps(content))
+    expected = {key: value for key, value in content["annotations"][0].items() if key != "segmentation"}
+    assert load_packed_coco_json(path).imgToAnns[expected["image_id"]] == [expected]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [', "annotations.json is not valid JSON: Expecting value at character 12"),
+        ("[]", "annotations.json is not in COCO format"),
+        ('{"annotations": []}', "annotations.json is not in COCO format: it has no list of images"),
+        ('{"images": [], "annotations": [{}]}', "an entry has no 'image_id'"),
+    ],
+)
+def test_broken_files_are_named(tmp_path, text, message):
+    path = tmp_path / "annotations.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_packed_coco_json(path)
+    with pytest.raises(FileNotFoundError, match="missing.json"):
+        load_packed_coco_json(tmp_path / "missing.json")
 
 
 def test_only_training_packs(tmp_path):
