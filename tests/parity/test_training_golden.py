@@ -30,6 +30,9 @@ RECORDED = f"train_{GLIP_T}"
 SMALL = ("INPUT.MIN_SIZE_TEST", 320, "MODEL.DYHEAD.USE_CHECKPOINT", False)
 STAGE_KINDS = ("swin", "fpn", "lang", "tower", "head")
 HEAD_BIASES = ("AttnConv", "offset")  # noisy in the recording itself
+# The gradient of this one number is a sum that cancels. In float32 an H200 is 2.4 to 2.8 % from the recording, with cuDNN,
+# without it and with deterministic algorithms; in float64 it is 0.27 % away, exactly where a CPU is.
+NOISY_ON_GPU = {"rpn.head.dyhead_tower.5.AttnConv.1.bias": 0.04}
 
 
 class Batch(NamedTuple):
@@ -103,6 +106,21 @@ def test_losses():
 
 def test_gradient_norms():
     npz, facts, _, model, *_ = run()
+    assert_gradient_norms(model, npz, facts)
+
+
+@pytest.mark.slow
+def test_gradient_norms_in_float64():
+    """Without the noise of float32, on every device and for every parameter."""
+    npz, facts, cfg, *_ = run()
+    model, batch = training_model(cfg).double(), recorded_batch(cfg)
+    batch = batch._replace(images=batch.images.to(torch.float64), positive_map=batch.positive_map.double())
+    losses = step_losses(model, batch)
+    sum(losses.values()).backward()
+    assert_gradient_norms(model, npz, facts)
+
+
+def assert_gradient_norms(model, npz, facts):
     gradients = {name: value.grad for name, value in model.named_parameters()}
     names = [str(name) for name in npz["grad.param_names"]]
     assert names == list(gradients)
@@ -114,7 +132,9 @@ def test_gradient_norms():
             continue
         noisy = any(part in name for part in HEAD_BIASES)
         row = TOLERANCES["gradient_norm_attention_and_offset_bias" if noisy else "gradient_norm"]
-        if abs(float(gradient.norm()) - norm) > row.atol + row.rtol * norm:
+        is_noisy_here = gradient.is_cuda and gradient.dtype == torch.float32
+        relative = NOISY_ON_GPU.get(name, row.rtol) if is_noisy_here else row.rtol
+        if abs(float(gradient.norm()) - norm) > row.atol + relative * norm:
             wrong.append(f"{name}: {float(gradient.norm()):.6g}, recorded {norm:.6g}")
     assert not wrong, f"{len(wrong)} of {len(names)} gradient norms differ, first: {wrong[:5]}"
     total = torch.stack([gradient.norm() for gradient in gradients.values() if gradient is not None]).norm()
