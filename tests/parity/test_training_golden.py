@@ -30,8 +30,8 @@ RECORDED = f"train_{GLIP_T}"
 SMALL = ("INPUT.MIN_SIZE_TEST", 320, "MODEL.DYHEAD.USE_CHECKPOINT", False)
 STAGE_KINDS = ("swin", "fpn", "lang", "tower", "head")
 HEAD_BIASES = ("AttnConv", "offset")  # noisy in the recording itself
-# The gradient of this one number is a sum that cancels. In float32 an H200 is 2.4 to 2.8 % from the recording, with cuDNN,
-# without it and with deterministic algorithms; in float64 it is 0.27 % away, exactly where a CPU is.
+# The gradient of this one number is a sum that cancels. In float32 an H200 is 2.4 to 2.8 % from the recording, with
+# cuDNN, without it and with deterministic algorithms; in float64 it is 0.27 % away, exactly where a CPU is.
 NOISY_ON_GPU = {"rpn.head.dyhead_tower.5.AttnConv.1.bias": 0.04}
 
 
