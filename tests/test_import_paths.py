@@ -15,6 +15,7 @@ IMPORT_PATHS = {
     "config": "cfg try_to_find",
     "config.paths_catalog": "DatasetCatalog ModelCatalog",
     "data": "make_data_loader",
+    "data.datasets.evaluation.flickr.flickr_eval": "FlickrEvaluator",
     "data.datasets.evaluation.lvis.lvis": "LVIS",
     "data.datasets.evaluation.lvis.lvis_eval": "LvisEvaluatorFixedAP",
     "data.samplers": "DistributedSampler GroupedBatchSampler IterationBasedBatchSampler",

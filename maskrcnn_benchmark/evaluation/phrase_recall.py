@@ -32,13 +32,15 @@ class PhraseRecall(Evaluator):
     """Recall@k over phrases.
 
     Args:
-        top_k: numbers of boxes per phrase that may be looked at.
+        top_k: numbers of boxes per phrase that may be looked at, -1 for all of them.
         iou_threshold: overlap that makes a box right.
         merge_boxes: a phrase with several things has one right box, the one around them all (the MERGED-BOX protocol);
             otherwise each of its things is right (ANY-BOX).
     """
 
-    def __init__(self, top_k: Sequence[int] = TOP_K, iou_threshold: float = 0.5, merge_boxes: bool = False):
+    def __init__(
+        self, top_k: Sequence[int] = (*TOP_K, UPPER_BOUND), iou_threshold: float = 0.5, merge_boxes: bool = False
+    ):
         super().__init__()
         self.top_k = tuple(top_k)
         self.iou_threshold = iou_threshold
@@ -67,7 +69,7 @@ class PhraseRecall(Evaluator):
             )
         types = [()] * len(ground_truth) if types is None else types
         ranks = [
-            self._first_hit(found.cpu().float(), wanted.cpu().float())
+            self._first_hit(found.cpu().double(), wanted.cpu().double())
             for found, wanted in zip(predictions, ground_truth, strict=True)
         ]
         self._items.setdefault(sentence_id, list(zip(ranks, map(tuple, types), strict=True)))
@@ -86,18 +88,29 @@ class PhraseRecall(Evaluator):
             for rank, types in sentence:
                 for name in {ALL_TYPES, *types}:
                     ranks[name].append(rank)
-        figures = {}
-        for name in sorted(ranks, key=lambda name: (name != ALL_TYPES, name)):
-            total = len(ranks[name])
-            for k in self.top_k:
-                figures[f"Recall@{k}_{name}"] = sum(rank is not None and rank < k for rank in ranks[name]) / total
-            figures[f"Upper_bound_{name}"] = sum(rank is not None for rank in ranks[name]) / total
-        return figures
+        names = sorted(ranks, key=lambda name: (name != ALL_TYPES, name))
+        return {
+            f"{figure_name(k)}_{name}": sum(_is_within(rank, k) for rank in ranks[name]) / len(ranks[name])
+            for k in self.top_k
+            for name in names
+        }
+
+    def __contains__(self, sentence_id: int | str) -> bool:
+        return sentence_id in self._items
 
     @property
     def num_phrases(self) -> int:
         """Phrases collected."""
         return sum(map(len, self._items.values()))
+
+
+def figure_name(k: int) -> str:
+    """Recall@k, or Upper_bound for -1."""
+    return "Upper_bound" if k == UPPER_BOUND else f"Recall@{k}"
+
+
+def _is_within(rank: int | None, k: int) -> bool:
+    return rank is not None and (k == UPPER_BOUND or rank < k)
 
 
 def phrase_ground_truth(record: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> list[Tensor]:

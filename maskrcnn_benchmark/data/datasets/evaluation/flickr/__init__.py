@@ -1,0 +1,1 @@
+"""Historical import path of the recall on Flickr30k."""
