@@ -59,6 +59,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
     ),
     AddedKey(
+        "SOLVER.GRADIENT_ACCUMULATION",
+        1,
+        "Parts in which a process computes its share of a batch: the step is that of the batch, the memory that of a "
+        "part. SOLVER.IMS_PER_BATCH counts whole batches.",
+    ),
+    AddedKey(
         "SOLVER.MAX_BAD_LOSSES",
         0,
         "Iterations that may be skipped, on all processes together, because a loss is not finite; the next one stops "

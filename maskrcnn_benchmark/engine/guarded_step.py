@@ -34,14 +34,25 @@ class GuardedStep:
 
     def __call__(self, loss: Tensor) -> Tensor:
         """Scalar loss -> bool tensor on its device: whether the step was skipped."""
+        self.begin()
+        self.backward(loss)
+        return self.finish()
+
+    def begin(self) -> None:
+        """Forgets the gradients of the last step."""
         self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of a scalar loss, all NaN if it is not finite; may be called for parts of a batch."""
         seed = torch.where(torch.isfinite(loss.detach()), 1.0, torch.nan).to(loss.dtype)
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward(gradient=seed)
+
+    def finish(self) -> Tensor:
+        """Moves the weights by the gradients -> bool tensor on their device: whether that was skipped."""
         if self.scaler is None:
-            loss.backward(gradient=seed)
             is_bad = ~torch.isfinite(self._gradient_norm())
             self._step_unless(is_bad)
             return is_bad
-        self.scaler.scale(loss).backward(gradient=seed)
         self.scaler.unscale_(self.optimizer)
         is_bad = ~torch.isfinite(self._gradient_norm())
         self.scaler.step(self.optimizer)

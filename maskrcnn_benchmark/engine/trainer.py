@@ -15,6 +15,7 @@ from torch.optim import Optimizer
 
 from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
+from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.loss_guard import LossGuard
 from maskrcnn_benchmark.engine.progress import Progress
@@ -54,6 +55,7 @@ class TrainerOptions:
         ema_decay: of an averaged copy of the weights, 0 for none.
         max_negative_share: a batch in which more pictures than this share have no box is left out, and so is one in
             which no picture has any.
+        accumulation: parts in which a process computes its share of a batch.
         report_period: iterations between progress lines.
         deadline: time.monotonic() at which to save and stop, None for never.
         max_skipped_in_a_row: give up after that many steps in a row whose loss or gradient is not finite.
@@ -65,6 +67,7 @@ class TrainerOptions:
     amp_dtype: torch.dtype | None = None
     ema_decay: float = 0.0
     max_negative_share: float = 0.1
+    accumulation: int = 1
     report_period: int = REPORT_PERIOD
     deadline: float | None = None
     max_skipped_in_a_row: int = MAX_SKIPPED_IN_A_ROW
@@ -73,6 +76,8 @@ class TrainerOptions:
     def __post_init__(self) -> None:
         if self.checkpoint_period < 1:
             raise ValueError(f"checkpoint_period={self.checkpoint_period} (SOLVER.CHECKPOINT_PERIOD): must be positive")
+        if self.accumulation < 1:
+            raise ValueError(f"accumulation={self.accumulation} (SOLVER.GRADIENT_ACCUMULATION): must be positive")
 
 
 def amp_dtype(cfg) -> torch.dtype | None:
@@ -120,6 +125,7 @@ def do_train(
         amp_dtype=amp_dtype(cfg),
         ema_decay=cfg.SOLVER.MODEL_EMA,
         max_negative_share=cfg.SOLVER.MAX_NEG_PER_BATCH,
+        accumulation=cfg.SOLVER.GRADIENT_ACCUMULATION,
         deadline=deadline,
         max_bad_losses=cfg.SOLVER.MAX_BAD_LOSSES,
     )
@@ -282,14 +288,16 @@ class Trainer:
         images = images.to(self.device, non_blocking=True)
         captions = [target.get_field("caption") for target in targets if target.has_field("caption")]
         targets = targets_on_device(targets, self.device)
-        with self._autocast():
-            if captions:
-                positive_map, greenlight_map = self._to_device(positive_map), self._to_device(greenlight_map)
-                losses = self.model(images, targets, captions, positive_map, greenlight_map=greenlight_map)
-            else:
-                losses = self.model(images, targets)
-            total = torch.stack([loss.float() for loss in losses.values()]).sum()
-        is_skipped = self.step(total)
+        maps = self._to_device(positive_map), self._to_device(greenlight_map)
+        self.step.begin()
+        losses = backward_in_parts(
+            self.model,
+            TrainingBatch(images, targets, captions, *maps),
+            self.options.accumulation,
+            self.step,
+            self._autocast,
+        )
+        is_skipped = self.step.finish()
         self.scheduler.step()
         if self.weight_decay_schedule is not None:
             self.weight_decay_schedule.step(self.iteration)

@@ -53,6 +53,13 @@ class Targets(NamedTuple):
         return torch.cat((table, unmatched[None]))[self.box_rows]
 
 
+class Normalizers(NamedTuple):
+    """What the loss terms are divided by: number of positive anchors, sum of their centerness targets, per rank."""
+
+    num_positives: Tensor
+    sum_weights: Tensor
+
+
 class ATSSLosses(NamedTuple):
     """The loss terms of a batch with their weights applied; None for those that are not in use."""
 
@@ -138,6 +145,7 @@ class ATSSLossComputation(nn.Module):
         self.topk = topk
         self.use_classification = use_classification
         self.no_object_on_last_token = no_object_on_last_token
+        self.normalizers: Normalizers | None = None
         self.span_tokens = span_tokens
         self.shallow = shallow
         if shallow is not None:
@@ -192,7 +200,7 @@ class ATSSLossComputation(nn.Module):
             boxes = assigned.boxes[assigned.box_rows.flatten()[positive]]
             positive_anchors = grid[positive % len(grid)]
             weight = centerness_targets(positive_anchors, boxes)
-            num_positives, sum_weights = _mean_over_ranks(positive, weight)
+            num_positives, sum_weights = self.normalizers or _mean_over_ranks(positive, weight)
 
             codes = _cat_levels(box_regression, sizes).flatten(0, 1)[positive]
             predicted = self.box_coder.decode(codes, positive_anchors)
@@ -228,6 +236,18 @@ class ATSSLossComputation(nn.Module):
                 dot_product_token=_times(weights.dot_product_token, dot_product),
                 shallow_contrastive=_times(weights.shallow_contrastive, shallow),
             )
+
+    @torch.no_grad()
+    def measure_normalizers(self, targets: Sequence[BoxList], anchors: Sequence[Sequence[BoxList]]) -> Normalizers:
+        """What the terms are divided by on a batch; they follow from boxes and anchors alone.
+
+        Attribute `normalizers` is used instead while it is set.
+        """
+        grid = torch.cat([level.bbox for level in anchors[0]])
+        assigned = self.prepare_targets(targets, anchors)
+        positive = (assigned.labels > 0).flatten().nonzero()[:, 0]
+        weight = centerness_targets(grid[positive % len(grid)], assigned.boxes[assigned.box_rows.flatten()[positive]])
+        return _mean_over_ranks(positive, weight)
 
     @torch.no_grad()
     def prepare_targets(self, targets: Sequence[BoxList], anchors: Sequence[Sequence[BoxList]]) -> Targets:
@@ -333,11 +353,11 @@ def _cat_levels(levels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return torch.cat([locations_first(level, n).float() for level, n in zip(levels, sizes, strict=True)], dim=1)
 
 
-def _mean_over_ranks(positive: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+def _mean_over_ranks(positive: Tensor, weight: Tensor) -> Normalizers:
     """Number of positives (at least 1) and sum of weights, as means over ranks; one collective for both."""
     count = weight.new_full((), len(positive))  # filled on the device: a copied tensor would wait for it
     sums = reduce_sum(torch.stack((count, weight.sum()))) / get_world_size()
-    return sums[0].clamp(min=1.0), sums[1].clamp(min=MIN_WEIGHT)
+    return Normalizers(sums[0].clamp(min=1.0), sums[1].clamp(min=MIN_WEIGHT))
 
 
 def _times(weight: float, loss: Tensor | None) -> Tensor | None:
