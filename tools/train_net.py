@@ -6,11 +6,11 @@
 The same command again goes on where the last one stopped; with --max-minutes a long run can be cut into short ones.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 
 from maskrcnn_benchmark.cli.console import report_errors
+from maskrcnn_benchmark.cli.tools import parse_tool_arguments
 from maskrcnn_benchmark.engine.launch import setup_for_distributed
 from maskrcnn_benchmark.engine.training_arguments import add_arguments
 from maskrcnn_benchmark.engine.training_run import run, train
@@ -21,14 +21,7 @@ __all__ = ["main", "setup_for_distributed", "train"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Flags may stand anywhere among the configuration entries."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    add_arguments(parser)
-    args, opts = parser.parse_known_args(argv)
-    unknown = [word for word in opts if word.startswith("--")]
-    if unknown:
-        parser.error(f"unknown flag {unknown[0]}")
+    args, opts = parse_tool_arguments(__doc__, add_arguments, argv)
     return run(args, opts)
 
 

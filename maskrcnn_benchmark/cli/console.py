@@ -87,11 +87,21 @@ def set_up_messages() -> None:
             stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("glip: %(levelname)s: %(message)s"))
-    handler.addFilter(lambda record: record.levelno >= logging.ERROR or record.name.startswith("maskrcnn_benchmark"))
+    handler.addFilter(_is_for_the_user)
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it has a handler of its own
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
+
+
+def _is_for_the_user(record: logging.LogRecord) -> bool:
+    """Errors, and messages of the package, unless its own log shows them already (see utils.logger)."""
+    package = "maskrcnn_benchmark"
+    return (
+        record.name.startswith(package)
+        and not logging.getLogger(package).handlers
+        or (record.levelno >= logging.ERROR and not record.name.startswith(package))
+    )
 
 
 class _OneLine(logging.Formatter):

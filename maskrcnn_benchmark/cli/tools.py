@@ -1,0 +1,32 @@
+"""What the programs in tools/ share: flags may stand anywhere among configuration entries."""
+
+import argparse
+from collections.abc import Callable, Sequence
+
+
+def parse_tool_arguments(
+    description: str | None, add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and the configuration entries KEY VALUE ... that stand before, among or after them.
+
+    An unknown flag ends the program as a wrong command line does.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_arguments(parser)
+    args, opts = parser.parse_known_args(argv)
+    unknown = [word for word in opts if word.startswith("--")]
+    if unknown:
+        parser.error(f"unknown flag {unknown[0]}")
+    return args, opts
+
+
+def run_evaluation(description: str | None, argv: Sequence[str] | None = None) -> int:
+    """A program that evaluates: reads its command line, evaluates, and returns the exit code."""
+    from maskrcnn_benchmark.engine import evaluation_arguments
+
+    args, opts = parse_tool_arguments(description, evaluation_arguments.add_arguments, argv)
+    from maskrcnn_benchmark.engine import evaluation_run
+
+    return evaluation_run.run(args, opts)

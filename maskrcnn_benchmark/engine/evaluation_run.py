@@ -1,0 +1,196 @@
+"""A whole evaluation: from a configuration file and weights to figures and files, for one task or several."""
+
+import argparse
+import logging
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.build import dataset_names, make_data_loader
+from maskrcnn_benchmark.data.picture_files import describe_missing, missing_pictures
+from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
+from maskrcnn_benchmark.engine.dataset_figures import figures_of
+from maskrcnn_benchmark.engine.inference import inference
+from maskrcnn_benchmark.engine.launch import process_group
+from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.task_model import TaskModel, weight_name
+from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.logger import setup_logger
+from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
+
+Figures = dict[str, dict[str, float]]
+"""By test set and name."""
+
+logger = logging.getLogger("maskrcnn_benchmark.inference")
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What the command line says beside the configuration.
+
+    Args:
+        resume: go on where an interrupted evaluation stopped.
+        skip_missing: leave out pictures whose files are not there.
+        precision: of the numbers on a GPU.
+        weight: what the predictions were made with, for `resume`.
+    """
+
+    resume: bool = False
+    skip_missing: bool = False
+    precision: str | None = DEFAULT_PRECISION
+    weight: str = ""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Test sets of a command: their name and the configuration of data, evaluation and model."""
+
+    name: str
+    cfg: CfgNode
+
+
+def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
+    """Evaluates as the arguments say (see `evaluation_arguments`); returns the exit code."""
+    cfg, weight, name = model_configuration(args, opts)
+    tasks = task_configurations(cfg, args.task_config, opts)
+    log_dir = Path(cfg.OUTPUT_DIR, "eval", name) if name else Path(cfg.OUTPUT_DIR)
+    with process_group(cfg.MODEL.DEVICE, args.local_rank) as device:
+        setup_logger("maskrcnn_benchmark", str(log_dir) if cfg.OUTPUT_DIR else "", comm.get_rank())
+        logger.info("Command: %s", " ".join(sys.argv))
+        logger.info("Processes: %d; PyTorch %s; device %s", comm.get_world_size(), torch.__version__, device)
+        options = EvaluationOptions(args.resume, args.skip_missing, args.precision, weight or cfg.MODEL.WEIGHT)
+        evaluate_tasks(
+            tasks, TaskModel(cfg, weight, device, args.precision), log_dir if cfg.OUTPUT_DIR else None, options
+        )
+    return 0
+
+
+def model_configuration(args: argparse.Namespace, opts: Sequence[str]) -> tuple[CfgNode, str | None, str]:
+    """The model's configuration, its checkpoint, and the name of the folder of its results ("" for OUTPUT_DIR itself).
+
+    Raises: ValueError unless a configuration or a model is named.
+    """
+    if bool(args.config_file) == bool(args.model):
+        raise ValueError("name either a configuration (--config-file FILE --weight FILE) or a model (--model NAME)")
+    cfg = default_config()
+    if args.model:
+        files = find_model(args.model)
+        config_file, weight, name = files.config, str(files.weights()), Path(files.name).name
+    else:
+        config_file, weight = Path(args.config_file), args.weight
+        name = weight_name(weight) if weight else ""
+    cfg.merge_from_file(config_file)
+    cfg.merge_from_list(list(opts))
+    use_local_text_files(cfg, config_file.parent)
+    cfg.freeze()
+    return cfg, weight, name
+
+
+def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[str]) -> list[Task]:
+    """The tasks: the model's own test sets, or one for each file of `task_config`, to which `opts` apply again."""
+    if not task_config:
+        return [Task("", cfg)]
+    language = cfg.MODEL.LANGUAGE_BACKBONE
+    tasks = []
+    for path in filter(None, (part.strip() for part in task_config.split(","))):
+        merged = cfg.clone()
+        merged.defrost()
+        merged.merge_from_file(path)
+        merged.merge_from_list(list(opts))
+        merged.MODEL.LANGUAGE_BACKBONE.MODEL_TYPE = language.MODEL_TYPE  # the folders found for the model
+        merged.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE = language.TOKENIZER_TYPE
+        merged.freeze()
+        tasks.append(Task(Path(path).stem, merged))
+    return tasks
+
+
+def evaluate_tasks(
+    tasks: Sequence[Task], model: TaskModel, log_dir: Path | None, options: EvaluationOptions
+) -> dict[str, Figures]:
+    """Evaluates tasks one after the other; returns figures by task, test set and name, on all processes.
+
+    Results go to log_dir/inference/TEST SET; where several tasks name their sets alike, to
+    log_dir/inference/TASK/TEST SET.
+    """
+    occurrences = Counter(name for task in tasks for name in set(dataset_names(task.cfg, is_train=False)))
+    figures: dict[str, Figures] = {}
+    for task in tasks:
+        if task.name:
+            logger.info("Task %s", task.name)
+        shared = any(occurrences[name] > 1 for name in dataset_names(task.cfg, is_train=False))
+        folder = None if log_dir is None else log_dir / "inference" / (task.name if shared else "")
+        figures[task.name] = evaluate_task(task.cfg, model.for_task(task.cfg), model.device, folder, options)
+    for task_name, results in figures.items():
+        for dataset, values in results.items():
+            text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            logger.info("Result of %s: %s", f"{task_name}/{dataset}".strip("/"), text)
+    return figures
+
+
+def run_test(cfg: CfgNode, model: nn.Module, distributed: bool, log_dir: str | Path | None = None) -> Figures:
+    """Evaluates a model on the test sets of a configuration, as other tools know it; see `evaluate_task`.
+
+    distributed: whether there are several processes, which is known without it.
+    """
+    folder = Path(log_dir or cfg.OUTPUT_DIR, "inference") if log_dir or cfg.OUTPUT_DIR else None
+    return evaluate_task(cfg, model, next(model.parameters()).device, folder)
+
+
+def evaluate_task(
+    cfg: CfgNode,
+    model: nn.Module,
+    device: torch.device,
+    folder: Path | None,
+    options: EvaluationOptions = EvaluationOptions(),  # noqa: B008  a frozen dataclass
+) -> Figures:
+    """Evaluates a model on the test sets of a configuration; returns figures by set and name, on all processes.
+
+    Args:
+        folder: each set has a folder of its name in it; None writes nothing.
+    Raises: FileNotFoundError for pictures that are not there, unless they are to be skipped.
+    """
+    figures: Figures = {}
+    names = dataset_names(cfg, is_train=False)
+    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    for name, loader in zip(names, loaders, strict=True):
+        _check_pictures(name, loader, options.skip_missing)
+        target = None if folder is None else folder / name
+        if target is not None:
+            target.mkdir(parents=True, exist_ok=True)
+        result = inference(
+            model,
+            loader,
+            name,
+            device=device,
+            expected_results=cfg.TEST.EXPECTED_RESULTS,
+            expected_results_sigma_tol=cfg.TEST.EXPECTED_RESULTS_SIGMA_TOL,
+            output_folder=None if target is None else str(target),
+            cfg=cfg,
+            resume=options.resume,
+            description={"weight": options.weight},
+        )
+        figures[name] = comm.broadcast_object(figures_of(result))
+    return figures
+
+
+def _check_pictures(name: str, loader, skip_missing: bool) -> None:
+    """Looks for the files of a test set before any time goes into it; the first process looks."""
+    sampler: EvaluationBatches = loader.batch_sampler
+    missing: Mapping[int, str] = {}
+    if comm.is_main_process():
+        missing = missing_pictures(loader.dataset, sampler.items)
+    missing = comm.broadcast_object(missing)
+    if not missing:
+        return
+    text = f"test set {name}: {describe_missing(dict(missing), len(sampler.items))}"
+    if not skip_missing or len(missing) == len(sampler.items):
+        raise FileNotFoundError(f"{text} (--skip-missing goes on without them)")
+    logger.warning("%s; going on without them", text)
+    sampler.leave_out(missing)
