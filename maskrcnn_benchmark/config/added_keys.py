@@ -59,6 +59,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
     ),
     AddedKey(
+        "SOLVER.FSDP",
+        False,
+        "With several processes, each keeps a part of the weights, gradients and optimizer states (fully_shard of "
+        "PyTorch), for models that fill a GPU; checkpoints are whole all the same.",
+    ),
+    AddedKey(
         "SOLVER.GRADIENT_ACCUMULATION",
         1,
         "Parts in which a process computes its share of a batch: the step is that of the batch, the memory that of a "

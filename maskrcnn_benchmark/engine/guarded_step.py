@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from maskrcnn_benchmark.utils import comm
+
 FP16_SCALE = 2.0**16
 
 
@@ -68,7 +70,7 @@ class GuardedStep:
             self.scaler.load_state_dict(dict(state))
 
     def _gradient_norm(self) -> Tensor:
-        return torch.nn.utils.get_total_norm(_gradients(self.optimizer))
+        return comm.full_tensor(torch.nn.utils.get_total_norm(_gradients(self.optimizer)))
 
     def _step_unless(self, is_bad: Tensor) -> None:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):

@@ -111,12 +111,14 @@ def do_train(
     zero_shot: bool = False,
     *,
     deadline: float | None = None,
+    ema_module: nn.Module | None = None,
 ) -> bool:
     """Trains until iteration len(data_loader), or until `deadline`; returns whether the end was reached.
 
     `arguments` comes from the checkpoint: `iteration` (iterations done), and where the run was resumed `scaler`,
     `model_ema`, `validation` and `random_state`. `val_data_loader` is measured at every checkpoint,
     `arguments["eval_result"]` holds the score. `zero_shot` is part of the historical signature: nothing is trained.
+    `ema_module` holds the averaged weights of a sharded model, see ModelEma.
     """
     if zero_shot:
         return True
@@ -141,6 +143,7 @@ def do_train(
         meters,
         None if val_data_loader is None else make_validation(cfg, val_data_loader, device, meters),
         make_weight_decay_schedule(cfg, optimizer, scheduler, int(arguments.get("iteration", 0))),
+        ema_module,
     )
     return trainer.train()
 
@@ -177,6 +180,7 @@ class Trainer:
         validation: measures the model at every checkpoint; the score is stored as `eval_result`, and told to a
             scheduler that waits for a plateau. The best weights are saved as model_best.
         weight_decay_schedule: changes the optimizer's weight decay on the way.
+        ema_module: holds the averaged weights, where the model cannot be copied.
     """
 
     def __init__(
@@ -192,6 +196,7 @@ class Trainer:
         meters: MetricLogger | None = None,
         validation: Validation | None = None,
         weight_decay_schedule: WeightDecaySchedule | None = None,
+        ema_module: nn.Module | None = None,
     ):
         self.model = model
         self.data_loader = data_loader
@@ -211,7 +216,7 @@ class Trainer:
             folder=Path(checkpointer.save_dir) if checkpointer.save_dir else None,
             describe=getattr(getattr(data_loader, "dataset", None), "describe", str),
         )
-        self.ema = ModelEma(model, decay=options.ema_decay) if options.ema_decay > 0 else None
+        self.ema = ModelEma(model, options.ema_decay, copied=ema_module) if options.ema_decay > 0 else None
         self.progress = Progress(meters or MetricLogger(delimiter="  "), self.iteration, self.max_iter, device)
         self.validation = validation
         self.weight_decay_schedule = weight_decay_schedule

@@ -20,8 +20,8 @@ from maskrcnn_benchmark.engine.launch import (
     local_rank_of,
     process_group,
     setup_for_distributed,
-    world_size_of_environment,
 )
+from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate, shard
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -107,13 +107,16 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    is_distributed = world_size_of_environment() > 1
-    model = build_detection_model(cfg).to(device)
+    is_distributed = comm.get_world_size() > 1
+    model = build_detection_model(cfg).to(device).train()  # its parts freeze now, before anything counts parameters
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=is_distributed)  # fixes SOLVER.MAX_ITER
     val_data_loader = None
     if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
         val_data_loader = make_data_loader(cfg, is_train=False, is_distributed=is_distributed)[0]
     save_config(cfg, os.path.join(cfg.OUTPUT_DIR, "config.yml"))
+    parallel, ema_module = ParallelOptions.from_config(cfg), None
+    if parallel.is_sharded and is_distributed:
+        model, ema_module = shard(model, device, with_copy=cfg.SOLVER.MODEL_EMA > 0)
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR)
@@ -122,7 +125,7 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
     logger.info("Parameters to train: %d; device %s", trainable, device)
     do_train(
         cfg,
-        _wrap(cfg, model, device) if is_distributed else model,
+        replicate(model, device, parallel) if is_distributed and not parallel.is_sharded else model,
         data_loader,
         optimizer,
         scheduler,
@@ -133,6 +136,7 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
         val_data_loader,
         _meters(cfg, options, int(arguments["iteration"])),
         deadline=options.deadline,
+        ema_module=ema_module,
     )
     return model
 
@@ -151,15 +155,6 @@ def _load(checkpointer: Checkpointer, weight: str, resume: str) -> dict[str, Any
     except FileNotFoundError:
         logger.info("MODEL.WEIGHT %s is no file in the search path: looking for a published name", weight)
     return checkpointer.load(weight, force=True)
-
-
-def _wrap(cfg: CfgNode, model: nn.Module, device: torch.device) -> nn.Module:
-    return nn.parallel.DistributedDataParallel(
-        model,
-        device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=cfg.MODEL.BACKBONE.USE_BN,
-        find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
-    )
 
 
 def _meters(cfg: CfgNode, options: RunOptions, iteration: int) -> MetricLogger:

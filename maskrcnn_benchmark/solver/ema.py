@@ -6,6 +6,9 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.sharded_state import shard_like_model
+
 _Place = tuple[dict, str]  # the parameters or buffers of a module, and a name among them
 
 
@@ -18,22 +21,32 @@ class ModelEma:
         model: the training model, with its weights loaded. A wrapper for several processes is looked through.
         decay: 0 follows the model, towards 1 remembers longer.
         device: where the copy lives; None for the model's own.
+        copied: a module of the same kind to hold the average, where `model` is sharded and cannot be copied.
 
     Attributes: ema, the copy, frozen and in evaluation mode.
     Raises: ValueError if the decay is not in [0, 1).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.9999, device: torch.device | str | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: float = 0.9999,
+        device: torch.device | str | None = None,
+        *,
+        copied: nn.Module | None = None,
+    ):
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of a moving average lies in [0, 1), got {decay}")
         self.decay = decay
-        self.ema = deepcopy(_unwrap(model))
+        self.ema = deepcopy(_unwrap(model)) if copied is None else copied
         self.ema.eval()
         self.ema.requires_grad_(False)
         if device is not None:
             self.ema.to(device)
         self._source: nn.Module | None = None
         self._pairs: list[tuple[_Place, _Place]] = []
+        if copied is not None:
+            copied.load_state_dict(_unwrap(model).state_dict())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -44,7 +57,7 @@ class ModelEma:
         averages: list[Tensor] = []
         targets: list[Tensor] = []
         for (owner, name), (source, _) in self._pairs:
-            average, target = owner[name], source[name]
+            average, target = comm.local_part(owner[name]), comm.local_part(source[name])
             if target.device != average.device:
                 target = target.to(average.device)
             if average.is_floating_point():
@@ -61,7 +74,8 @@ class ModelEma:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restores averaged weights when training resumes; names may have the prefix "module."."""
-        self.ema.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+        named = {name.removeprefix("module."): value for name, value in state.items()}
+        self.ema.load_state_dict(shard_like_model(named, self.ema.state_dict()))
 
 
 def _pair_places(average: nn.Module, model: nn.Module) -> list[tuple[_Place, _Place]]:

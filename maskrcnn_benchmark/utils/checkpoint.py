@@ -13,6 +13,7 @@ from yacs.config import CfgNode
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.model_zoo import CATALOG_SCHEME, resolve_weights
+from maskrcnn_benchmark.utils.sharded_state import shard_like_optimizer, whole_state
 from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
 from maskrcnn_benchmark.utils.weight_files import atomic_path, read_checkpoint, select_state_dict, write_pickled
 
@@ -49,7 +50,7 @@ class Checkpointer:
 
     def save(self, name: str, *, is_resumed_from: bool = True, **extra: Any) -> None:
         """Write ``save_dir/name.pth`` with ``extra`` entries; it becomes the last checkpoint unless told otherwise."""
-        if not self.save_dir or not self.save_to_disk:
+        if not self.save_dir:
             return
         data: dict[str, Any] = {"model": unwrap_model(self.model).state_dict()}
         if self.optimizer is not None:
@@ -59,6 +60,9 @@ class Checkpointer:
         elif self.scheduler is not None:
             data["scheduler"] = self.scheduler.state_dict()
         data.update(extra)
+        data = whole_state(data, keep=self.save_to_disk)
+        if not self.save_to_disk:
+            return
         path = Path(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         with atomic_path(path, is_durable=True) as temporary:
@@ -119,7 +123,7 @@ class Checkpointer:
         """Give optimizer and scheduler their stored states, as far as both the state and the object exist."""
         if self.optimizer is not None and "optimizer" in checkpoint:
             self.logger.info("Restoring the optimizer")
-            self.optimizer.load_state_dict(checkpoint["optimizer"])
+            self.optimizer.load_state_dict(shard_like_optimizer(checkpoint["optimizer"], self.optimizer))
         if self.scheduler is not None and "scheduler" in checkpoint:
             self.logger.info("Restoring the scheduler")
             states = checkpoint["scheduler"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from maskrcnn_benchmark.utils.launchers import find_place
 
@@ -148,3 +148,35 @@ def all_reduce_dict(tensors: dict[str, Tensor], average: bool = True) -> dict[st
 def shared_random_seed() -> int:
     """A random seed in [0, 2**31), drawn from numpy by rank 0 and equal on every process."""
     return int(broadcast_object(int(np.random.randint(2**31))))
+
+
+def broadcast_module(module: nn.Module) -> None:
+    """Give the parameters and buffers of every process the values of rank 0."""
+    if get_world_size() == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        dist.broadcast(tensor.detach(), src=0)
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """True for a tensor of which every process has a part (a DTensor)."""
+    return hasattr(tensor, "full_tensor")  # importing DTensor takes longer than most commands
+
+
+def full_tensor(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, on every process; other tensors as they are."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """The part of a sharded tensor that this process has, sharing its memory; other tensors as they are."""
+    return tensor.to_local() if is_sharded(tensor) else tensor  # type: ignore[attr-defined]
+
+
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """The own part of a whole tensor that all processes have, cut as `like` is; nothing is sent."""
+    if not is_sharded(like) or is_sharded(tensor):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements, src_data_rank=None)  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.utils.model_zoo import resolve_weights
+from maskrcnn_benchmark.utils.sharded_state import shard_like_model
 from maskrcnn_benchmark.utils.weight_files import CheckpointError, read_checkpoint, select_state_dict, strip_wrappers
 
 logger = logging.getLogger(__name__)
@@ -185,7 +186,7 @@ def load_stored_weights(
     named, family, scope = _rename(strip_wrappers(dict(stored)), wanted, source)
     fitting = _compare(named, wanted, family, scope, report)
     _judge(report, len(wanted), len(named), type(target).__name__, strict)
-    target.load_state_dict(fitting, strict=False)
+    target.load_state_dict(shard_like_model(fitting, wanted), strict=False)
     return report
 
 

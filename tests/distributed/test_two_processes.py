@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as multiprocessing
 from toy_training import ToyModel, toy_loader, toy_trainer
 
+from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
@@ -24,7 +25,7 @@ def _train(rank: int, folder: str, port: int, options: dict) -> None:
     try:
         loader = toy_loader(own.pop("iterations", 6), own.pop("empty", ()), first=2 * rank)
         trainer = toy_trainer(folder, 6, loader=loader, save_to_disk=rank == 0, report_period=2, **own)
-        trainer.model = torch.nn.parallel.DistributedDataParallel(trainer.model)
+        trainer.model = replicate(trainer.model, torch.device("cpu"), ParallelOptions())
         trainer.train()
         model: ToyModel = trainer.model.module
         torch.save(

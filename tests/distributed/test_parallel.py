@@ -1,0 +1,162 @@
+"""Two processes against one with the double batch, as copies of the model and as its shards."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_detector import make_text_folder, positive_rows, random_images, target, tiny_config
+from torch import nn
+from two_processes import run_two
+
+from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate, shard
+from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
+from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.checkpoint import Checkpointer
+from maskrcnn_benchmark.utils.weight_files import read_checkpoint
+
+CAPTION = "red cup . dog"
+BOXES = [
+    [1, 1, 2, 1],
+    [2, 1, 0, 0],
+    [1, 2, 1, 1],
+    [0, 0, 3, 1],
+]  # of the four pictures of an iteration; a half may be empty
+
+
+def batches(rank: int, world_size: int) -> list[tuple]:
+    """The part of every iteration's four pictures that belongs to a process."""
+    parts = []
+    for iteration, counts in enumerate(BOXES):
+        images = random_images(*[(64, 64)] * 4, seed=iteration)
+        generator = torch.Generator().manual_seed(iteration)
+        targets = []
+        for count in counts:
+            corners = torch.rand(count, 2, generator=generator) * 20
+            targets.append(target(torch.cat((corners, corners + 30), dim=1), (64, 64)))
+            targets[-1].add_field("caption", CAPTION)
+        own = slice(rank * 4 // world_size, (rank + 1) * 4 // world_size)
+        images.tensors, images.image_sizes = images.tensors[own], images.image_sizes[own]
+        rows = positive_rows([[1 + i % 2] for i in range(sum(counts))], 48)
+        rows = rows[sum(counts[: own.start]) : sum(counts[: own.stop])]
+        parts.append((images, targets[own], None, rows, None, torch.zeros(len(targets[own]), 48)))
+    return parts
+
+
+def start_training(rank: int, folder: str, options: tuple, *, resume: bool = False) -> Trainer:
+    """A trainer of the tiny detector; every process starts from weights of its own."""
+    torch.manual_seed(rank)
+    common = ("SOLVER.BASE_LR", 0.05, "SOLVER.LANG_LR", 0.05, "SOLVER.MAX_ITER", len(BOXES), "SOLVER.WARMUP_ITERS", 2)
+    cfg = tiny_config(Path(folder, "text"), *common, *options)
+    device = torch.device("cpu")
+    model = build_detection_model(cfg)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "drop_prob"):
+            module.drop_prob = 0.0
+        elif isinstance(getattr(module, "dropout", None), float):
+            module.dropout = 0.0
+    model.train()
+    parallel, ema_module = ParallelOptions.from_config(cfg), None
+    is_distributed = comm.get_world_size() > 1
+    if cfg.SOLVER.FSDP and is_distributed:
+        model, ema_module = shard(model, device, with_copy=True)
+    optimizer = make_optimizer(cfg, model)
+    scheduler = make_lr_scheduler(cfg, optimizer)
+    checkpointer = Checkpointer(model, optimizer, scheduler, Path(folder, "out"))
+    arguments = {"iteration": 0, **(checkpointer.load() if resume else {})}
+    if not cfg.SOLVER.FSDP and is_distributed:
+        model = replicate(model, device, parallel)
+    return Trainer(
+        model,
+        batches(rank, comm.get_world_size()),
+        optimizer,
+        scheduler,
+        checkpointer,
+        device,
+        TrainerOptions(checkpoint_period=2, amp_dtype=amp_dtype(cfg), ema_decay=0.5, max_negative_share=0.5),
+        arguments,
+        ema_module=ema_module,
+    )
+
+
+def train(rank: int, folder: str, options: tuple, resume: bool = False) -> dict:
+    """Trains to the end; returns what the progress line knew."""
+    trainer = start_training(rank, folder, options, resume=resume)
+    if resume:
+        trainer.data_loader = trainer.data_loader[trainer.iteration :]
+    assert trainer.train()
+    return {"skipped": trainer.monitor.skipped, "iteration": trainer.iteration}
+
+
+def assert_same_training(one: dict, other: dict, start: dict, tolerance: float = 2e-3) -> None:
+    """Checkpoints agree to within a small share of what training changed."""
+    for entry in ("model", "model_ema"):
+        assert one[entry].keys() == other[entry].keys()
+        for name, value in one[entry].items():
+            if value.is_floating_point():
+                change = (value - start[name]).norm() + 1e-3 * value.norm().clamp(min=0.1)
+                assert (other[entry][name] - value).norm() <= tolerance * change, (entry, name)
+
+
+def assert_same_optimizer(one: dict, other: dict) -> None:
+    """The layout is the same, whoever saved it."""
+    assert [group["params"] for group in one["param_groups"]] == [group["params"] for group in other["param_groups"]]
+    assert one["state"].keys() == other["state"].keys()
+    for index, entries in one["state"].items():
+        for name, value in entries.items():
+            assert (
+                type(other["state"][index][name]) is torch.Tensor and value.shape == other["state"][index][name].shape
+            )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    make_text_folder(tmp_path / "text")
+    return tmp_path
+
+
+def one_process(folder: Path, *options) -> tuple[dict, dict]:
+    """(checkpoint at the end, first weights) of one process with all pictures."""
+    start = {name: value.clone() for name, value in start_training(0, str(folder), options).model.state_dict().items()}
+    train(0, str(folder), options)
+    (folder / "out").rename(folder / "alone")
+    return read_checkpoint(folder / "alone" / "model_final.pth"), start
+
+
+SGD = (
+    "SOLVER.USE_AMP",
+    False,
+    "SOLVER.OPTIMIZER",
+    "SGD",
+    "SOLVER.CLIP_GRADIENTS.ENABLED",
+    True,
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+    1.0,
+)
+
+
+def train_both_ways(rank: int, folder: str, options: tuple) -> list[dict]:
+    """Once with copies of the model, once with its shards; the outcomes are in "copies" and "shards"."""
+    results = []
+    for kind, is_sharded in (("copies", False), ("shards", True)):
+        results.append(train(rank, folder, (*options, "SOLVER.FSDP", is_sharded)))
+        comm.synchronize()
+        if rank == 0:
+            Path(folder, "out").rename(Path(folder, kind))
+        comm.synchronize()
+    return results
+
+
+def test_two_processes_equal_one(folder):
+    """Rank 1 has no boxes in the second iteration and rank 0 none in the fourth."""
+    alone, start = one_process(folder, *SGD)
+    for results in run_two(train_both_ways, folder, str(folder), SGD):
+        assert [result["skipped"] for result in results] == [0, 0]
+    for kind in ("copies", "shards"):
+        together = read_checkpoint(folder / kind / "model_final.pth")
+        assert_same_training(alone, together, start)
+        assert any(not torch.equal(value, start[name]) for name, value in together["model"].items())
+        assert_same_optimizer(alone["optimizer"], together["optimizer"])
