@@ -32,6 +32,18 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "takes the next picture.",
     ),
     AddedKey(
+        "DATASETS.NEG_POOL",
+        "legacy",
+        'What absent classes in the captions of detection data are drawn from: "legacy" (all classes, as the original), '
+        '"clean" (without those of the picture and the background) or "verified" (neg_category_ids of LVIS).',
+    ),
+    AddedKey(
+        "DATASETS.NEGATIVES_FOR_GROUNDING",
+        False,
+        "Give captions of other pictures to MDETR-style data, too, by PACK_RANDOM_CAPTION_NUMBER and "
+        "SAMPLE_NEGATIVE_FOR_GROUNDING_DATA, which the original reads for pseudo-labelled captions only.",
+    ),
+    AddedKey(
         "MODEL.DYHEAD.FUSE_CONFIG.FUSE_EMBED_DIM",
         2048,
         "Width of the bi-attention's inner space, all heads together; the published models have 2048.",

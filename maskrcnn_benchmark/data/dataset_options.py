@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions, PackSize
 from maskrcnn_benchmark.text.queries import read_caption_prompt
 
 COPY_KEYS = {
@@ -59,6 +60,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "few_shot": data.FEW_SHOT,
             "shuffle_seed": data.SHUFFLE_SEED,
             "random_sample_negative": data.RANDOM_SAMPLE_NEG,
+            "negative_pool": data.NEG_POOL,
             "add_detection_prompt": data.ADD_DET_PROMPT,
             "disable_shuffle": data.DISABLE_SHUFFLE,
             "control_probabilities": _control_probabilities(data.CONTROL_PROB),
@@ -69,6 +71,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "no_mask_for_gold": mlm.NO_MASK_FOR_GOLD,
             "special_safeguard_for_coco_grounding": data.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING,
             "flip_caption_aware": cfg.AUGMENT.FLIP_CAPTION_AWARE,
+            "foreign_captions": _foreign_captions(cfg) if data.NEGATIVES_FOR_GROUNDING else None,
         } | _caption_options(data, mlm)
     return options
 
@@ -91,6 +94,22 @@ def _caption_options(data, mlm) -> dict[str, Any]:
         "mlm_obj_for_only_positive": mlm.MLM_OBJ_FOR_ONLY_POSITIVE,
         "diver_box_for_vqa": data.DIVER_BOX_FOR_VQA,
     }
+
+
+def _foreign_captions(cfg) -> ForeignCaptions:
+    """What DATASETS.NEGATIVES_FOR_GROUNDING gives to MDETR-style captions: the same as to pseudo-labelled ones."""
+    options = _caption_options(cfg.DATASETS, cfg.MODEL.DYHEAD.FUSE_CONFIG)
+    return ForeignCaptions(
+        PackSize(
+            options["pack_random_caption_number"],
+            options["random_pack_prob"],
+            options["no_random_pack_probability"],
+        ),
+        options["sample_negative_for_grounding_data"],
+        keep_own=options["safeguard_positive_caption"],
+        max_tokens=cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN,
+        score_own_only=options["mlm_obj_for_only_positive"],
+    )
 
 
 def _control_probabilities(values) -> tuple[float, ...]:

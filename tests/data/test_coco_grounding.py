@@ -1,5 +1,6 @@
 """Detection data as grounding data: captions of class names, maps of boxes, options."""
 
+import json
 import random
 
 import pytest
@@ -92,8 +93,8 @@ def test_contradicting_options_are_named(tmp_path, tokenizer):
             use_caption_prompt=True,
             caption_prompt=prompt,
         )
-    with pytest.raises(ValueError, match="ONE_HOT"):
-        dataset(tmp_path, tokenizer, one_hot=True)
+    with pytest.raises(ValueError, match="ONE_HOT: 3 classes do not fit into the 2 columns"):
+        dataset(tmp_path, tokenizer, one_hot=True, max_query_len=2)[0]
     with pytest.raises(ValueError, match="MASK_ON"):
         dataset(tmp_path, tokenizer, return_masks=True)
 
@@ -101,3 +102,28 @@ def test_contradicting_options_are_named(tmp_path, tokenizer):
 def test_no_mask_for_od(tmp_path, tokenizer):
     greenlight_map = dataset(tmp_path, tokenizer, no_mask_for_od=True)[0][1].get_field("greenlight_map")
     assert torch.equal(greenlight_map, torch.full((256,), -1.0))
+
+
+@pytest.mark.parametrize(("no_minus_one", "columns", "visible"), [(False, [[0, 1]], 3), (True, [[0, 2]], 256)])
+def test_one_hot_maps(tmp_path, tokenizer, no_minus_one, columns, visible):
+    data = dataset(tmp_path, tokenizer, one_hot=True, no_minus_one_for_one_hot=no_minus_one)
+    target = data[1][1]
+    assert target.get_field("labels").tolist() == [2]
+    assert target.get_field("positive_map").nonzero().tolist() == columns
+    mask = target.get_field("text_mask")
+    assert mask.shape == (256,) and mask[:visible].all() and not mask[visible:].any()
+    crowd = data[2][1]
+    assert crowd.get_field("positive_map").shape == (0, 256)
+
+
+def test_verified_negatives_of_lvis(tmp_path, tokenizer):
+    path = write_coco_toy(tmp_path)
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["neg_category_ids"] = [11, 999]  # 999: a category that the list leaves out
+    path.write_text(json.dumps(content))
+    options = {"special_safeguard_for_coco_grounding": True, "random_sample_negative": 2, "negative_pool": "verified"}
+    data = CocoGrounding(tmp_path, path, tokenizer=tokenizer, separation_tokens=". ", is_train=True, **options)
+    assert {data[0][1].get_field("caption") for _ in range(20)} == {"cat. absent, thing", "absent, thing. cat"}
+    with pytest.raises(ValueError, match="neg_category_ids"):
+        dataset(tmp_path, tokenizer, **options)[0]

@@ -1,10 +1,15 @@
 """Grounding data: converted annotations, token maps, and captions under a mirrored picture."""
 
+import json
+import random
+
 import pytest
 import torch
 from data_files import write_grounding_toy
+from PIL import Image
 
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
+from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions, PackSize
 from maskrcnn_benchmark.data.datasets.directional_caption import mirror_text
 from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset, MixedDataset
 from maskrcnn_benchmark.data.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
@@ -120,6 +125,54 @@ def test_mixed_data_choose_the_folder_by_source(tmp_path, tokenizer):
     data = MixedDataset(tmp_path / "coco", tmp_path / "vg", write_grounding_toy(tmp_path), None, tokenizer=tokenizer)
     assert data.image_path({"file_name": "a.jpg", "data_source": "coco"}) == str(tmp_path / "coco" / "a.jpg")
     assert data.image_path({"file_name": "a.jpg", "data_source": "vg"}) == str(tmp_path / "vg" / "a.jpg")
+
+
+def test_arguments_of_mixed_data_by_position(tmp_path, tokenizer):
+    """(coco, vg, file, transforms, masks, tokens, tokenizer, no clipping, no mask, tokens of a caption)"""
+    path = write_grounding_toy(tmp_path)
+    target = MixedDataset(tmp_path, tmp_path, path, None, False, True, tokenizer, False, True, 64)[0][1]
+    assert target.get_field("greenlight_map").tolist() == [-1.0] * 64
+
+
+def with_foreign_captions(tmp_path, tokenizer, **options) -> FlickrDataset:
+    path = write_grounding_toy(tmp_path)
+    content = json.loads(path.read_text())
+    content["images"][1]["file_name"] = "other.png"
+    Image.open(tmp_path / "scene.png").save(tmp_path / "other.png")
+    path.write_text(json.dumps(content))
+    random.seed(0)
+    return FlickrDataset(
+        tmp_path, path, None, tokenizer=tokenizer, is_train=True, foreign_captions=ForeignCaptions(**options)
+    )
+
+
+def test_foreign_captions_stand_beside_the_own_one(tmp_path, tokenizer):
+    data = with_foreign_captions(tmp_path, tokenizer, pack_size=PackSize(1), score_own_only=True)
+    own, other = "the red cup left of the dog", "a small dog"
+    texts = set()
+    for _ in range(10):
+        target = data[0][1]
+        caption, tokens = target.get_field("caption"), tokenizer(target.get_field("caption")).tokens()
+        texts.add(caption)
+        spans = target.get_field("tokens_positive")
+        assert [caption[begin:end] for ((begin, end),) in spans] == ["the red cup", "the dog"]
+        rows = [row.nonzero().flatten().tolist() for row in target.get_field("positive_map")]
+        assert [[tokens[i] for i in row] for row in rows] == [["the", "red", "cup"], ["the", "dog"]]
+        scored = [tokens[i] for i in target.get_field("greenlight_map").nonzero().flatten().tolist()]
+        assert scored == own.split()
+    assert texts == {f"{own}. {other}. ", f"{other}. {own}. "}
+
+
+def test_a_foreign_caption_in_place_of_the_own_one_leaves_no_boxes(tmp_path, tokenizer):
+    target = with_foreign_captions(tmp_path, tokenizer, replace_probability=1.0)[0][1]
+    assert target.get_field("caption") == "a small dog" and len(target) == 0
+    assert target.get_field("positive_map").shape == (0, 256)
+
+
+def test_foreign_captions_are_for_training(tmp_path, tokenizer):
+    options = {"tokenizer": tokenizer, "foreign_captions": ForeignCaptions(PackSize(3))}
+    target = FlickrDataset(tmp_path, write_grounding_toy(tmp_path), None, **options)[0][1]
+    assert target.get_field("caption") == "the red cup left of the dog"
 
 
 def test_box_outside_its_picture_is_dropped_with_its_span(tmp_path, tokenizer):

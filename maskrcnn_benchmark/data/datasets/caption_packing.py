@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class PackSize(NamedTuple):
@@ -27,6 +27,55 @@ class PackSize(NamedTuple):
         if random.random() < self.full_probability:
             return self.most
         return random.randrange(self.most)
+
+
+class MixedCaption(NamedTuple):
+    """What a picture is shown with.
+
+    Attributes:
+        text: the own caption among foreign ones, or foreign captions alone.
+        offset: character at which the own caption starts.
+        is_own: False where a foreign caption stands in its place; the boxes go then.
+        scored_span: the characters that masked language modelling scores.
+    """
+
+    text: str
+    offset: int
+    is_own: bool
+    scored_span: tuple[int, int]
+
+
+class ForeignCaptions(NamedTuple):
+    """Captions of other pictures as negatives.
+
+    Attributes:
+        pack_size: how many are put beside a caption.
+        replace_probability: of a foreign caption in place of the own one.
+        keep_own: leave out foreign captions that would push the own one over `max_tokens`.
+        max_tokens: tokens that the model reads.
+        score_own_only: masked language modelling scores the words of the own caption only.
+    """
+
+    pack_size: PackSize = PackSize()
+    replace_probability: float = -1.0
+    keep_own: bool = True
+    max_tokens: int = 256
+    score_own_only: bool = False
+
+    def around(self, caption: str, draw_other: Callable[[], str], tokenizer: Any) -> MixedCaption:
+        """The text for a picture of this caption; `draw_other` gives a foreign one at every call."""
+        is_own = not (self.replace_probability > 0 and random.random() < self.replace_probability)
+        if not is_own:
+            caption = draw_other()
+        others = [draw_other() for _ in range(self.pack_size.draw())]
+        text, offset = pack_captions(
+            caption,
+            others,
+            lambda words: len(tokenizer(words, verbose=False)["input_ids"]),
+            self.max_tokens if self.keep_own else None,
+        )
+        span = (offset, offset + len(caption)) if self.score_own_only else (0, len(text))
+        return MixedCaption(text, offset, is_own, span)
 
 
 def pack_captions(

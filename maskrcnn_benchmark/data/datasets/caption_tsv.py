@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.data.datasets.caption_packing import PackSize, pack_captions
+from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions, PackSize
 from maskrcnn_benchmark.data.datasets.caption_record import (
     FORMATS,
     CaptionRecord,
@@ -186,10 +186,13 @@ class CaptionTSV(PseudoLabelledCaptions):
         **options: Any,
     ):
         super().__init__(yaml_file, *args, **options)
-        self.pack_size = PackSize(pack_random_caption_number, random_pack_prob, no_random_pack_probability)
-        self.safeguard_positive_caption = safeguard_positive_caption
-        self.sample_negative_for_grounding_data = sample_negative_for_grounding_data
-        self.mlm_obj_for_only_positive = mlm_obj_for_only_positive
+        self.foreign_captions = ForeignCaptions(
+            PackSize(pack_random_caption_number, random_pack_prob, no_random_pack_probability),
+            sample_negative_for_grounding_data,
+            keep_own=safeguard_positive_caption,
+            max_tokens=self.max_query_len,
+            score_own_only=mlm_obj_for_only_positive,
+        )
         self.inference_caption = inference_caption
 
     def usable_record(self, index: int) -> CaptionRecord | None:
@@ -200,15 +203,10 @@ class CaptionTSV(PseudoLabelledCaptions):
     def _item(self, index: int, record: CaptionRecord):
         if self.inference_caption:
             return super()._item(index, record)
-        probability = self.sample_negative_for_grounding_data
-        if probability > 0 and random.random() < probability:
-            record = CaptionRecord(self._other_caption(index), [], [], [])
-        others = [self._other_caption(index) for _ in range(self.pack_size.draw())]
-        max_tokens = self.max_query_len if self.safeguard_positive_caption else None
-        packed, offset = pack_captions(record.caption, others, self._count_tokens, max_tokens)
-        own = (offset, offset + len(record.caption))
-        span = own if self.mlm_obj_for_only_positive else (0, len(packed))
-        return self._target_item(index, record.shifted(packed, offset), span)
+        mixed = self.foreign_captions.around(record.caption, lambda: self._other_caption(index), self.tokenizer)
+        if not mixed.is_own:
+            record = CaptionRecord(record.caption, [], [], [])
+        return self._target_item(index, record.shifted(mixed.text, mixed.offset), mixed.scored_span)
 
     def _other_caption(self, index: int) -> str:
         """The caption of a random row, another one than `index` where there is one."""
@@ -216,9 +214,6 @@ class CaptionTSV(PseudoLabelledCaptions):
         if other >= index and len(self) > 1:
             other += 1
         return self.label(other, ("caption",))["caption"]
-
-    def _count_tokens(self, text: str) -> int:
-        return len(self.tokenizer(text, verbose=False)["input_ids"])
 
 
 class PseudoData(PseudoLabelledCaptions):

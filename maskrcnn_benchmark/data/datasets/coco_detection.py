@@ -16,7 +16,7 @@ class CocoDetectionJson(CocoGrounding):
     Args:
         img_folder, ann_file: the pictures, and their COCO-style annotations.
         random_sample_negative, control_probabilities, separation_tokens, add_detection_prompt, disable_shuffle,
-            max_num_labels, max_query_len: see SampledPrompt.
+            max_num_labels, max_query_len, negative_pool: see SampledPrompt.
         options: the others of CocoGrounding; a caption prompt, which needs all classes, is not used.
     Raises: ValueError without control probabilities.
     """
@@ -36,6 +36,7 @@ class CocoDetectionJson(CocoGrounding):
         disable_shuffle: bool = False,
         max_num_labels: int = -1,
         max_query_len: int = 256,
+        negative_pool: str = "legacy",
         **options: Any,
     ):
         if not control_probabilities:
@@ -50,6 +51,7 @@ class CocoDetectionJson(CocoGrounding):
                 names,
                 tokenizer,
                 random_sample_negative=random_sample_negative,
+                negative_pool=negative_pool,
                 control_probabilities=control_probabilities,
                 separation=separation_tokens,
                 add_detection_prompt=add_detection_prompt,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.coco import boxlist_of_annotations
@@ -39,14 +40,16 @@ class CocoGrounding(Dataset):
         return_tokens, tokenizer, max_query_len: see ConvertCocoPolysToMask.
         disable_shuffle: name the classes in ascending order of their labels, not in a random one.
         add_detection_prompt: start the caption with "object detection : ".
+        one_hot: for debugging: a token map that has the label in place of the tokens of its name, see one_hot_maps.
         disable_clip_to_image: leave boxes that pass the border as they are.
+        no_minus_one_for_one_hot: the column of a label is its own number, not the one before.
         separation_tokens: text between two class names.
         few_shot: number of pictures per category, 0 for all; shuffle_seed: of their selection.
         no_mask_for_od: keep masked language modelling away from these captions.
         override_category: replaces the file's list of categories.
         use_caption_prompt, caption_prompt: prefix, name and suffix for every class in the order of the labels.
         special_safeguard_for_coco_grounding: for long lists of classes: name those of the picture and
-            `random_sample_negative` others, as far as they fit.
+            `random_sample_negative` others of `negative_pool` (see NEGATIVE_POOLS), as far as they fit.
         make_prompt: {label: name} -> what writes the captions, instead of one by the options above.
         other: arguments that only other datasets of the list read.
     """
@@ -66,9 +69,9 @@ class CocoGrounding(Dataset):
         add_detection_prompt: bool = False,
         one_hot: bool = False,
         disable_clip_to_image: bool = False,
+        no_minus_one_for_one_hot: bool = False,
         separation_tokens: str = " ",
         few_shot: int = 0,
-        shuffle_seed: int = 0,
         no_mask_for_od: bool = False,
         override_category: Sequence[Mapping[str, Any]] | None = None,
         use_caption_prompt: bool = False,
@@ -76,12 +79,12 @@ class CocoGrounding(Dataset):
         max_query_len: int = 256,
         special_safeguard_for_coco_grounding: bool = False,
         random_sample_negative: int = -1,
+        negative_pool: str = "legacy",
+        shuffle_seed: int = 0,
         min_keypoints: int = 0,
         make_prompt: Callable[[Mapping[int, str]], Prompt] | None = None,
         **other: Any,
     ):
-        if one_hot:
-            raise ValueError("one_hot=True (DATASETS.ONE_HOT) is a debugging aid of the original and not supported")
         self.root = os.fspath(img_folder)
         self.ann_file = os.fspath(ann_file)
         self.coco = load_packed_coco_json(ann_file) if is_train else load_coco_json(ann_file)
@@ -98,6 +101,9 @@ class CocoGrounding(Dataset):
         self.transforms = transforms
         self.disable_clip_to_image = disable_clip_to_image
         self.no_mask_for_od = no_mask_for_od
+        self.one_hot = one_hot
+        self.first_column = 0 if no_minus_one_for_one_hot else 1
+        self.max_query_len = max_query_len
         self.prepare = ConvertCocoPolysToMask(return_masks, return_tokens, tokenizer, max_query_len)
         caption_prompt = caption_prompt if use_caption_prompt else None
         if special_safeguard_for_coco_grounding and caption_prompt is not None:
@@ -113,6 +119,7 @@ class CocoGrounding(Dataset):
                 self.numbering.names,
                 tokenizer,
                 random_sample_negative=random_sample_negative,
+                negative_pool=negative_pool,
                 separation=separation_tokens,
                 disable_shuffle=disable_shuffle,
                 max_tokens=max_query_len,
@@ -163,12 +170,42 @@ class CocoGrounding(Dataset):
             },
             box_format="xyxy",
         )
+        if self.one_hot:
+            num_classes = len(self.numbering.names)
+            fields |= one_hot_maps(fields["labels"], num_classes, self.first_column, self.max_query_len)
         if self.transforms is not None:
             image, target = self.transforms(image, target)
         attach_fields(target, fields)
         return image, target, index
 
+    def _verified_absent(self, image_id: int | str) -> list[int] | None:
+        """Labels that the file says the picture does not show; None where it says nothing."""
+        categories = self.coco.imgs[image_id].get("neg_category_ids")
+        if categories is None:
+            return None
+        return [self.numbering.label_of[category] for category in categories if category in self.numbering.label_of]
+
     def _ground(self, target: BoxList, image_id: int | str) -> tuple[BoxList, GroundedCaption]:
         if isinstance(self.prompt, SampledPrompt):
-            return self.prompt(target, image_id)
+            return self.prompt(target, image_id, self._verified_absent(image_id))
         return target, self.prompt(target, image_id)
+
+
+def one_hot_maps(labels: Tensor, num_classes: int, first_column: int, num_tokens: int) -> dict[str, Tensor]:
+    """Maps that treat labels as tokens: `positive_map` (N, T), `text_mask` (T,) of the tokens that count.
+
+    Args:
+        labels: (N,), of N boxes.
+        first_column: label of column 0, which is 1, or 0 for columns with the numbers of the labels; those count all.
+    Raises: ValueError if there are more classes than tokens.
+    """
+    if num_classes + 1 - first_column > num_tokens:
+        raise ValueError(
+            f"DATASETS.ONE_HOT: {num_classes} classes do not fit into the {num_tokens} columns of a token map"
+        )
+    positive_map = torch.zeros(len(labels), num_tokens)
+    positive_map[torch.arange(len(labels)), labels - first_column] = 1.0
+    text_mask = torch.ones(num_tokens)
+    if first_column:
+        text_mask[num_classes:] = 0.0
+    return {"positive_map": positive_map, "text_mask": text_mask}

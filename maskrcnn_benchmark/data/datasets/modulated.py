@@ -1,12 +1,14 @@
 """Grounding data: one record per sentence, boxes linked to spans of it (JSON format of MDETR)."""
 
 import os
+import random
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
 
+from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions
 from maskrcnn_benchmark.data.datasets.coco_json import has_valid_annotation, load_coco_json
 from maskrcnn_benchmark.data.datasets.directional_caption import DirectionalCaption
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
@@ -18,6 +20,7 @@ from maskrcnn_benchmark.text.positive_map import create_positive_map
 
 NOTHING_MASKED = (-1, -1, -1)  # as a greenlight span: masked language modelling leaves this caption alone
 SENTENCE_KEYS = ("sentence_id", "original_img_id", "original_id", "task_id")
+MAX_DRAWS = 20  # records tried for the caption of another picture
 _CAPTION_FIELD = "directional_caption"
 
 
@@ -33,6 +36,7 @@ class GroundingJson(Dataset):
         is_train: False adds the maps of `tokens_positive_eval`; True keeps the annotations packed.
         no_mask_for_gold: keep masked language modelling away from these captions.
         flip_caption_aware: exchange left and right in the caption when the transforms mirror the picture.
+        foreign_captions: in training, puts captions of other pictures beside the own one, or in its place.
         other: arguments that only other datasets of the list read.
     """
 
@@ -49,6 +53,7 @@ class GroundingJson(Dataset):
         max_query_len: int = 256,
         flip_caption_aware: bool = False,
         min_keypoints: int = 0,
+        foreign_captions: ForeignCaptions | None = None,
         **other: Any,
     ):
         self.ann_file = os.fspath(ann_file)
@@ -62,6 +67,7 @@ class GroundingJson(Dataset):
         self.no_mask_for_gold = no_mask_for_gold
         self.max_query_len = max_query_len
         self.flip_caption_aware = flip_caption_aware
+        self.foreign_captions = foreign_captions if is_train else None
         self.prepare = ConvertCocoPolysToMask(return_masks, return_tokens, tokenizer, max_query_len)
 
     def __len__(self) -> int:
@@ -78,15 +84,19 @@ class GroundingJson(Dataset):
     def __getitem__(self, index: int):
         record = self.get_img_info(index)
         image = read_rgb(self.image_path(record))
-        caption = record["caption"]
+        caption, annotations = record["caption"], self.coco.imgToAnns[self.ids[index]]
         greenlight_spans = [(0, len(caption))]
+        if self.foreign_captions is not None:
+            mixed = self.foreign_captions.around(caption, lambda: self._other_caption(record), self.tokenizer)
+            caption, greenlight_spans = mixed.text, [mixed.scored_span]
+            annotations = [_shifted(annotation, mixed.offset) for annotation in annotations] if mixed.is_own else []
         if self.no_mask_for_gold:
             greenlight_spans.append(NOTHING_MASKED)
         image, fields = self.prepare(
             image,
             {
                 "image_id": self.ids[index],
-                "annotations": self.coco.imgToAnns[self.ids[index]],
+                "annotations": annotations,
                 "caption": caption,
                 "greenlight_span_for_masked_lm_objective": greenlight_spans,
             },
@@ -101,6 +111,14 @@ class GroundingJson(Dataset):
         attach_fields(target, fields)
         self._add_record_fields(target, record)
         return image, target, index
+
+    def _other_caption(self, record: Mapping[str, Any]) -> str:
+        """The caption of a random record, if possible of another picture: a picture may have several captions."""
+        for _ in range(MAX_DRAWS):
+            other = self.get_img_info(random.randrange(len(self)))
+            if other["file_name"] != record["file_name"]:
+                break
+        return other["caption"]
 
     def _transform(self, image, target: BoxList, fields: dict[str, Any], greenlight_spans):
         """Applies the transforms, and renews caption and maps when they mirrored the picture."""
@@ -134,6 +152,16 @@ class GroundingJson(Dataset):
             target.add_field("nb_eval", torch.tensor(len(spans)), per_box=False)
 
 
+def _shifted(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
+    """The annotation in a text where its caption starts at character `offset`."""
+    spans = {
+        key: [(begin + offset, end + offset) for begin, end in annotation[key]]
+        for key in ("tokens", "tokens_positive")
+        if key in annotation
+    }
+    return {**annotation, **spans}
+
+
 class ModulatedDataset(GroundingJson):
     """Grounding data whose pictures lie in one folder."""
 
@@ -162,17 +190,31 @@ class PhrasecutDetection(ModulatedDataset):
 
 
 class MixedDataset(GroundingJson):
-    """Sentences over pictures of COCO and of Visual Genome; `data_source` of the record says which."""
+    """Sentences over pictures of COCO and of Visual Genome; `data_source` of the record says which.
+
+    Args:
+        img_folder_coco, img_folder_vg: the two folders.
+        ann_file, transforms, return_masks, return_tokens, tokenizer, disable_clip_to_image, no_mask_for_gold,
+            max_query_len, options: see GroundingJson.
+    """
 
     def __init__(
         self,
         img_folder_coco: str | os.PathLike[str],
         img_folder_vg: str | os.PathLike[str],
         ann_file: str | os.PathLike[str],
-        *args: Any,
-        **kwargs: Any,
+        transforms: Transform | None = None,
+        return_masks: bool = False,
+        return_tokens: bool = True,
+        tokenizer=None,
+        disable_clip_to_image: bool = False,
+        no_mask_for_gold: bool = False,
+        max_query_len: int = 256,
+        **options: Any,
     ):
-        super().__init__(ann_file, *args, **kwargs)
+        options |= {"tokenizer": tokenizer, "disable_clip_to_image": disable_clip_to_image}
+        options |= {"no_mask_for_gold": no_mask_for_gold, "max_query_len": max_query_len}
+        super().__init__(ann_file, transforms, return_masks, return_tokens, **options)
         self.root_coco = os.fspath(img_folder_coco)
         self.root_vg = os.fspath(img_folder_vg)
 

@@ -109,7 +109,7 @@ class CocoDetectionTSV(ODTSVDataset):
         yaml_file, transforms, extra_fields: see ODTSVDataset.
         return_tokens, tokenizer, max_query_len: see ConvertCocoPolysToMask.
         random_sample_negative, control_probabilities, add_detection_prompt, disable_shuffle, separation_tokens,
-            max_num_labels: see SampledPrompt.
+            max_num_labels, negative_pool: see SampledPrompt.
         disable_clip_to_image: keep the boxes without an inside.
         no_mask_for_od: keep masked language modelling away from these captions.
         other: arguments that only other datasets of the list read.
@@ -133,6 +133,7 @@ class CocoDetectionTSV(ODTSVDataset):
         no_mask_for_od: bool = False,
         max_num_labels: int = -1,
         max_query_len: int = 256,
+        negative_pool: str = "legacy",
         return_masks: bool = False,
         **other: Any,
     ):
@@ -150,6 +151,7 @@ class CocoDetectionTSV(ODTSVDataset):
             max_tokens=max_query_len,
             max_num_labels=max_num_labels,
             random_sample_negative=random_sample_negative,
+            negative_pool=negative_pool,
             control_probabilities=control_probabilities,
             disable_shuffle=disable_shuffle,
             add_detection_prompt=add_detection_prompt,

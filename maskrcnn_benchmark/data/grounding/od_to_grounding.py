@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 BACKGROUND = 0
+NEGATIVE_POOLS = {
+    "legacy": "all classes, with the background of TSV files and those of the picture; where drawn, the latter count "
+    "as drawn",
+    "clean": "the classes that the picture does not show",
+    "verified": "the classes that the annotators did not find in the picture (`neg_category_ids` of LVIS)",
+}
+"""What negatives are chosen from. The original does as in "legacy"."""
 DETECTION_PROMPT = "object detection : "
 
 _COUNTED_SEPARATION = ". "  # what token counts assume between two names, whatever really stands there
@@ -187,9 +194,8 @@ class SampledPrompt:
         disable_shuffle: name all classes but the background in ascending order instead.
         max_num_labels: most classes in a caption, if it is positive.
         max_tokens: tokens of the caption, special ones included.
-        negative_candidates: labels to choose negatives from; by default all of `class_names`, as the original does,
-            which includes the background and the classes of the picture (where chosen, the latter count as drawn).
-    Raises: ValueError for control probabilities that are not such.
+        negative_pool: what negatives are chosen from, see NEGATIVE_POOLS.
+    Raises: ValueError for control probabilities that are not such, and for an unknown pool.
     """
 
     def __init__(
@@ -204,7 +210,7 @@ class SampledPrompt:
         disable_shuffle: bool = False,
         max_num_labels: int = -1,
         max_tokens: int = 256,
-        negative_candidates: Collection[int] | None = None,
+        negative_pool: str = "legacy",
         randomness: Randomness = GLOBAL_RANDOMNESS,
     ):
         given = tuple(control_probabilities)
@@ -219,15 +225,20 @@ class SampledPrompt:
         self.disable_shuffle = disable_shuffle
         self.max_num_labels = max_num_labels
         self.room = max_tokens - _SPECIAL_TOKENS
-        self.candidates = np.array(
-            list(class_names if negative_candidates is None else negative_candidates), dtype=np.int64
-        )
+        if negative_pool not in NEGATIVE_POOLS:
+            raise ValueError(f"DATASETS.NEG_POOL={negative_pool!r}: known pools are {', '.join(NEGATIVE_POOLS)}")
+        self.negative_pool = negative_pool
+        labels = [label for label in class_names if label != BACKGROUND or negative_pool == "legacy"]
+        self.candidates = np.array(labels, dtype=np.int64)
         self.randomness = randomness
 
-    def __call__(self, target: BoxList, image_id: int | str) -> tuple[BoxList, GroundedCaption]:
-        """The boxes whose classes fit into a caption, and that caption."""
+    def __call__(
+        self, target: BoxList, image_id: int | str, absent: Collection[int] | None = None
+    ) -> tuple[BoxList, GroundedCaption]:
+        """The boxes whose classes fit into a caption, and that caption; `absent` are the labels of a verified pool."""
+        present = _distinct_labels(target)
         target, length = self.screen(target)
-        return target, self.convert(target, image_id, length)
+        return target, self.convert(target, image_id, length, self._pool(present, absent))
 
     def screen(self, target: BoxList) -> tuple[BoxList, int]:
         """Drops the boxes of classes that do not fit into a caption; also returns the tokens that the names take.
@@ -251,21 +262,41 @@ class SampledPrompt:
         logger.warning("%d of %d boxes dropped: their classes do not fit into a caption", (~keep).sum(), len(keep))
         return target[keep], length
 
-    def convert(self, target: BoxList, image_id: int | str, positive_length: int) -> GroundedCaption:
-        """The caption for the screened boxes, whose class names take `positive_length` tokens."""
+    def _pool(self, present: set[int], absent: Collection[int] | None) -> np.ndarray:
+        """Labels (V,) to draw negatives from for a picture that shows `present`."""
+        if self.negative_pool == "legacy":
+            return self.candidates
+        candidates = self.candidates
+        if self.negative_pool == "verified":
+            if absent is None:
+                raise ValueError(
+                    "DATASETS.NEG_POOL='verified' needs data that say what a picture does not show (neg_category_ids "
+                    "of LVIS); use 'clean'"
+                )
+            candidates = np.array(sorted(absent), dtype=np.int64)
+        return candidates[~np.isin(candidates, list(present))]
+
+    def convert(
+        self, target: BoxList, image_id: int | str, positive_length: int, pool: np.ndarray | None = None
+    ) -> GroundedCaption:
+        """The caption for the screened boxes, whose class names take `positive_length` tokens.
+
+        Negatives are drawn from `pool` (V,), by default from all candidates.
+        """
         if self.disable_shuffle:
             labels = sorted(label for label in self.class_names if label != BACKGROUND)
         else:
-            labels = self._sample_labels(_distinct_labels(target), positive_length)
+            pool = self.candidates if pool is None else pool
+            labels = self._sample_labels(_distinct_labels(target), positive_length, pool)
         caption, spans = join_names(labels, self.class_names, self.separation, prefix=self.prefix)
         grounded = _grounded(target, image_id, caption, spans)
         for annotation in grounded.annotations:
             annotation["original_od_label"] = annotation["category_id"]
         return grounded
 
-    def _sample_labels(self, present: set[int], positive_length: int) -> list[int]:
-        count = min(self._draw_negative_count(len(present)), len(self.candidates))
-        drawn = self.randomness.numpy.choice(self.candidates, size=max(count, 0), replace=False).tolist()
+    def _sample_labels(self, present: set[int], positive_length: int, pool: np.ndarray) -> list[int]:
+        count = min(self._draw_negative_count(len(present), len(pool)), len(pool))
+        drawn = self.randomness.numpy.choice(pool, size=max(count, 0), replace=False).tolist()
         negatives = list({label for label in drawn if label not in present})
         positives = list(present)
         self.randomness.python.shuffle(positives)
@@ -281,11 +312,11 @@ class SampledPrompt:
         self.randomness.python.shuffle(labels)
         return labels
 
-    def _draw_negative_count(self, positive_count: int) -> int:
+    def _draw_negative_count(self, positive_count: int, pool_size: int) -> int:
         most = self.random_sample_negative
         if self.max_num_labels > 0:
             most = max(min(self.max_num_labels - positive_count, most), 0)
-        most = min(most, len(self.candidates))
+        most = min(most, pool_size)
         one, none, full, _ = self.control_probabilities
         draw = self.randomness.python.random()
         if draw < one:

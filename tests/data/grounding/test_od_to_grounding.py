@@ -164,7 +164,7 @@ def test_number_of_negatives_as_recorded(tokenizer):
     prompt = SampledPrompt(
         names, tokenizer, random_sample_negative=5, control_probabilities=(0.1, 0.2, 0.3, 0.0), randomness=seeded(0)
     )
-    counts = np.bincount([prompt._draw_negative_count(3) for _ in range(20000)], minlength=6)
+    counts = np.bincount([prompt._draw_negative_count(3, len(prompt.candidates)) for _ in range(20000)], minlength=6)
     expected = np.zeros(6)
     for key, count in RECORD["control_options_hist"].items():
         expected[json.loads(key.replace("(", "[").replace(")", "]"))[0]] += count
@@ -258,12 +258,26 @@ def test_max_num_labels_bounds_the_caption(tokenizer):
         assert max(counts) == max(limit, 2)
 
 
-def test_the_background_is_a_negative_unless_other_candidates_are_given(tokenizer):
-    arguments = {"random_sample_negative": 85, "randomness": seeded(0)}
-    every = SampledPrompt(WITH_BACKGROUND, tokenizer, **arguments)
-    assert 0 in every(labelled(3), 0)[1].label_to_positions
-    clean = SampledPrompt(WITH_BACKGROUND, tokenizer, negative_candidates=[4, 5], **arguments)
-    assert set(clean(labelled(3), 0)[1].label_to_positions) == {3, 4, 5}
+def test_what_negatives_are_drawn_from(tokenizer):
+    def named(pool, absent=None):
+        prompt = SampledPrompt(
+            WITH_BACKGROUND, tokenizer, random_sample_negative=85, negative_pool=pool, randomness=seeded(0)
+        )
+        return set(prompt(labelled(3), 0, absent)[1].label_to_positions)
+
+    assert named("legacy") == set(WITH_BACKGROUND), "the background, too"
+    assert named("clean") == set(WITH_BACKGROUND) - {0}
+    assert named("verified", [5, 3]) == {3, 5} and named("verified", []) == {3}
+    with pytest.raises(ValueError, match="neg_category_ids"):
+        named("verified")
+    with pytest.raises(ValueError, match="known pools are legacy, clean, verified"):
+        named("best")
+
+
+def test_a_clean_pool_spends_no_draws_on_the_classes_of_the_picture(tokenizer):
+    prompt = SampledPrompt(HOUSE, tokenizer, random_sample_negative=1, negative_pool="clean", randomness=seeded(0))
+    counts = {len(prompt(labelled(1, 2), 0)[1].label_to_positions) for _ in range(30)}
+    assert counts == {3}
 
 
 def test_a_picture_without_boxes(tokenizer):
