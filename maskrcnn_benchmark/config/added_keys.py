@@ -44,6 +44,11 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "SAMPLE_NEGATIVE_FOR_GROUNDING_DATA, which the original reads for pseudo-labelled captions only.",
     ),
     AddedKey(
+        "DATASETS.FLICKR_ENTITIES",
+        "flickr30k/flickr30k",
+        "Folder of Flickr30k Entities below a data root: the sentences and boxes against which recall is measured.",
+    ),
+    AddedKey(
         "MODEL.DYHEAD.FUSE_CONFIG.FUSE_EMBED_DIM",
         2048,
         "Width of the bi-attention's inner space, all heads together; the published models have 2048.",
