@@ -143,7 +143,7 @@ def select_state_dict(checkpoint: Any, key: str = "model", source: str = "the ch
 
     A bare state dict stands for ``model``, and ``state_dict`` is accepted as another name of it.
 
-    Raises: CheckpointError naming the keys that exist.
+    Raises: CheckpointError naming the keys that exist, or a weight that is sparse, quantized, nested, complex or empty.
     """
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f"{source} holds a {type(checkpoint).__name__}, not a dict of weights")
@@ -156,7 +156,25 @@ def select_state_dict(checkpoint: Any, key: str = "model", source: str = "the ch
     wrong = next((name for name in tensors if not isinstance(name, str)), None)
     if wrong is not None:
         raise CheckpointError(f"{source} has no state dict under {key!r}: the name {wrong!r} is not a text")
+    for name, value in tensors.items():
+        if remedy := _unusual_form(value):
+            raise CheckpointError(f"{source}: the weight {name} is {remedy} before saving it")
     return strip_wrappers(tensors)
+
+
+def _unusual_form(value: Tensor) -> str:
+    """What keeps a tensor from being copied into a parameter, and how to change it; "" if nothing does."""
+    if value.is_meta:
+        return "a meta tensor, which has no numbers; give it some"
+    if value.is_quantized:
+        return "a quantized tensor; make it a plain one with dequantize()"
+    if value.is_nested:
+        return "a nested tensor; make it a plain one with to_padded_tensor()"
+    if value.layout is not torch.strided:
+        return f"a sparse tensor ({str(value.layout).removeprefix('torch.')}); make it a plain one with to_dense()"
+    if value.is_complex():
+        return "of complex numbers; make it real with view_as_real()"
+    return ""
 
 
 def strip_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import datetime
 import random
+import re
 import struct
 
 import numpy as np
@@ -217,3 +218,23 @@ def test_wrappers_are_stripped_only_from_all_keys():
     assert strip_wrappers({"module._orig_mod.a": tensor, "module._orig_mod.b.c": tensor}).keys() == {"a", "b.c"}
     assert strip_wrappers({"module.a": tensor, "b": tensor}).keys() == {"module.a", "b"}
     assert strip_wrappers({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda tensor: tensor.to_sparse(), "a sparse tensor (sparse_coo); make it a plain one with to_dense()"),
+        (lambda tensor: tensor.to_sparse_csr(), "a sparse tensor (sparse_csr)"),
+        (lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8), "a quantized tensor"),
+        (lambda tensor: torch.nested.nested_tensor([tensor, tensor]), "a nested tensor"),
+        (lambda tensor: tensor.to(torch.complex64), "of complex numbers"),
+        (lambda tensor: tensor.to("meta"), "a meta tensor, which has no numbers"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_are_no_plain_tensors_are_named(tmp_path, make, words):
+    path = tmp_path / "m.pth"
+    torch.save({"model": {"layer.bias": torch.zeros(2), "layer.weight": make(torch.eye(2))}}, path)
+    with pytest.raises(CheckpointError, match=re.escape(f"{path}: the weight layer.weight is {words}")) as error:
+        select_state_dict(read_checkpoint(path), source=str(path))
+    assert "\n" not in str(error.value)
