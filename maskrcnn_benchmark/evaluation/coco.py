@@ -1,30 +1,39 @@
 """Average precision as COCO defines it, by pycocotools, with a table per category."""
 
 import contextlib
-import csv
 import io
 import json
 import logging
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_benchmark.evaluation.base import Evaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.weight_files import atomic_path
 
 logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-TABLE_ROWS = ("AP", "AP50", "APs", "APm", "APl")
-AREAS = {"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3}  # index of the area range in COCOeval
+RECALLS = ("AR@1", "AR@10", "AR@100", "ARs@100", "ARm@100", "ARl@100")
+TABLE_ROWS = {  # name -> (overlap, area) as the historical table writes them
+    "AP": ("0.50:0.95", "all"),
+    "AP50": ("0.50", "all"),
+    "APs": ("0.50:0.95", "small"),
+    "APm": ("0.50:0.95", "medium"),
+    "APl": ("0.50:0.95", "large"),
+}
+AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # index of the area range in COCOeval
 MAX_DETECTIONS = 2  # index of 100 detections per image in COCOeval
+NOTHING_TO_FIND = -1.0
 
 
 class COCOResults:
@@ -32,11 +41,19 @@ class COCOResults:
 
     def __init__(self, *iou_types: str):
         self.results: OrderedDict[str, OrderedDict[str, float]] = OrderedDict(
-            (iou_type, OrderedDict((metric, -1.0) for metric in METRICS)) for iou_type in iou_types
+            (iou_type, OrderedDict((metric, NOTHING_TO_FIND) for metric in METRICS)) for iou_type in iou_types
         )
 
     def __repr__(self) -> str:
         return repr(self.results)
+
+
+class ImageDetections(NamedTuple):
+    """Boxes (N, 4) x, y, width, height in pixels of the file, scores (N,), and labels (N,) of one image."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
 
 
 class CocoEvaluator(Evaluator):
@@ -46,79 +63,151 @@ class CocoEvaluator(Evaluator):
         ground_truth: COCO index; only images that were given to `update` are evaluated.
         category_of_label: label of a prediction -> category id of the file; other labels are left out.
         categories: ids of the categories to average over; None for all that labels stand for.
+    Attributes:
+        table: {figure: {category name: value}}, NaN without ground truth; recalls: average recall by name;
+        precision: (T, 101, K, 4, 3) over overlaps, recalls, categories, areas, limits. All after `summarize`.
+    Raises: ValueError when category ids are of several types, or two categories have one name or id.
     """
 
     def __init__(
-        self, ground_truth: COCO, category_of_label: Mapping[int, int], categories: Sequence[int] | None = None
+        self, ground_truth: COCO, category_of_label: Mapping[int, Any], categories: Sequence[Any] | None = None
     ):
         super().__init__()
         self.ground_truth = ground_truth
         self.category_of_label = dict(category_of_label)
-        self.categories = sorted(self.category_of_label.values() if categories is None else categories)
+        chosen = list(self.category_of_label.values() if categories is None else categories)
+        try:
+            self.categories = sorted(chosen)
+        except TypeError:
+            raise ValueError(
+                f"category ids must all be numbers or all be texts, not {', '.join(map(repr, chosen[:10]))}"
+            ) from None
         self.table: dict[str, dict[str, float]] = {}
+        self.recalls: dict[str, float] = {}
+        self.precision = np.zeros((0, 0, 0, 0, 0))
+        _complete(ground_truth)
+
+    def names(self) -> list[str]:
+        """Names of the categories, with the id where two share a name."""
+        listed = {record["id"]: record["name"] for record in self.ground_truth.dataset.get("categories", [])}
+        names = [str(listed.get(category, category)) for category in self.categories]
+        return [
+            f"{name} ({category})" if names.count(name) > 1 else name
+            for name, category in zip(names, self.categories, strict=True)
+        ]
 
     def update(self, image_id: int | str, prediction: BoxList) -> None:
-        """Takes in the boxes of one image, with `scores` and `labels`; they are scaled to its size in the file."""
+        """Takes in the boxes of one image, with `scores` and `labels`; they are scaled to its size in the file.
+
+        Raises: ValueError for an image that the file does not have.
+        """
+        if image_id not in self.ground_truth.imgs:
+            raise ValueError(
+                f"prediction for image {image_id!r}, which is not among the {len(self.ground_truth.imgs)} images of "
+                "the annotations"
+            )
         image = self.ground_truth.imgs[image_id]
-        boxes = prediction.resize((image["width"], image["height"])).convert("xywh").bbox.tolist()
-        scores, labels = prediction.get_field("scores").tolist(), prediction.get_field("labels").tolist()
-        self._items[image_id] = [
-            {"image_id": image_id, "category_id": self.category_of_label[label], "bbox": box, "score": score}
-            for box, score, label in zip(boxes, scores, labels, strict=True)
-            if label in self.category_of_label
-        ]
+        boxes = prediction.resize((image["width"], image["height"])).convert("xywh").bbox
+        columns = (boxes, prediction.get_field("scores"), prediction.get_field("labels"))
+        found = ImageDetections(*(column.detach().cpu().numpy() for column in columns))
+        is_known = np.isin(found.labels, list(self.category_of_label))
+        self._items.setdefault(image_id, ImageDetections(*(column[is_known] for column in found)))
+
+    def image_ids(self) -> list[Any]:
+        """The images that were given, ascending."""
+        return sorted(self._items)
 
     def results(self) -> list[dict[str, Any]]:
         """The collected predictions as a COCO result list, boxes as x, y, width, height."""
-        return [result for image_id in sorted(self._items) for result in self._items[image_id]]
+        return [
+            {"image_id": image_id, "category_id": self.category_of_label[label], "bbox": box, "score": score}
+            for image_id in self.image_ids()
+            for box, score, label in zip(*(column.tolist() for column in self._items[image_id]), strict=True)
+        ]
 
     def summarize(self) -> dict[str, float]:
-        """AP, AP50, AP75, APs, APm, APl in 0..1, -1 where there is no ground truth; fills `table`."""
+        """AP, AP50, AP75, APs, APm, APl in 0..1, -1 where there is no ground truth; fills `table` and `recalls`."""
+        if not self._items or not self.categories:  # pycocotools would take that for "all"
+            shape = (10, 101, len(self.categories), len(AREAS), MAX_DETECTIONS + 1)
+            return self._keep(np.full(shape, NOTHING_TO_FIND), [NOTHING_TO_FIND] * len((*METRICS, *RECALLS)))
         results = self.results()
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             detections = self.ground_truth.loadRes(results) if results else COCO()
             evaluation = COCOeval(self.ground_truth, detections, "bbox")
-            evaluation.params.imgIds = sorted(self._items)
+            evaluation.params.imgIds = self.image_ids()
             evaluation.params.catIds = self.categories
             evaluation.evaluate()
             evaluation.accumulate()
             evaluation.summarize()
         logger.info("%s", printed.getvalue())
-        precision = evaluation.eval["precision"]  # (IoU thresholds, recalls, categories, areas, detection limits)
-        self.table = self._tabulate(precision)
-        return dict(zip(METRICS, (float(value) for value in evaluation.stats[:6]), strict=True))
+        return self._keep(evaluation.eval["precision"], evaluation.stats.tolist())
 
-    def _tabulate(self, precision: np.ndarray) -> dict[str, dict[str, float]]:
+    def _keep(self, precision: np.ndarray, stats: Sequence[float]) -> dict[str, float]:
+        self.precision = precision
+        self.table = self._tabulate()
+        self.recalls = dict(zip(RECALLS, stats[6:], strict=True))
+        return dict(zip(METRICS, stats[:6], strict=True))
+
+    def _tabulate(self) -> dict[str, dict[str, float]]:
         """For each row of the table the value per category name; NaN without ground truth."""
-        names = [self.ground_truth.cats[category]["name"] for category in self.categories]
+        names = self.names()
         table = {}
-        for row in TABLE_ROWS:
-            thresholds = slice(0, 1) if row == "AP50" else slice(None)
-            values = precision[thresholds, :, :, AREAS[row], MAX_DETECTIONS]
+        for row, (overlap, area) in TABLE_ROWS.items():
+            thresholds = slice(0, 1) if overlap == "0.50" else slice(None)
+            values = self.precision[thresholds, :, :, AREAS[area], MAX_DETECTIONS]
             per_category = [_mean_of_valid(values[:, :, number]) for number in range(len(names))]
             table[row] = dict(zip(names, per_category, strict=True))
         return table
 
     def write(self, folder: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
-        """Writes bbox.json (the predictions), bbox.csv (the table per category) and metrics.json."""
+        """Writes bbox.json (the predictions), bbox.csv (the table per category), metrics.json and coco_results.pth."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bbox.json").write_text(json.dumps(self.results()))
-        (folder / "metrics.json").write_text(json.dumps({"bbox": dict(metrics), "per_class": _without_nan(self.table)}))
-        with (folder / "bbox.csv").open("w", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["metric", *next(iter(self.table.values()), {}), "avg"])
-            for row, values in self.table.items():
-                writer.writerow([row, *(f"{value:.6f}" for value in values.values()), f"{_nan_mean(values):.6f}"])
+        results = COCOResults("bbox")
+        results.results["bbox"].update(metrics)
+        figures = {"bbox": {**metrics, **self.recalls}, "per_class": _without_nan(self.table)}
+        _write(folder / "bbox.json", json.dumps(self.results()))
+        _write(folder / "metrics.json", json.dumps(figures, indent=1))
+        _write(folder / "bbox.csv", table_csv(self.table))
+        with atomic_path(folder / "coco_results.pth") as part:
+            torch.save(results, part)
+
+
+def table_csv(table: Mapping[str, Mapping[str, float]]) -> str:
+    """The table per category, with the titles of the historical one: a row per figure, its mean over the categories
+    with ground truth at the end, "nan" where there is none. A name with a comma or a quote is quoted.
+    """
+    lines = [["metric", *map(_quoted, next(iter(table.values()), {})), "avg "]]
+    for row, values in table.items():
+        overlap, area = TABLE_ROWS[row]
+        title = f" {'Average Precision':<18} (AP) @[ IoU={overlap:<9} | area={area:>6s} | maxDets={100:>3d} ]"
+        lines.append([title, *(f"{value:.6f}" for value in values.values()), f"{_nan_mean(values.values()):.6f}"])
+    return "".join(f"{', '.join(line)}\n" for line in lines)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\n') else text
+
+
+def _complete(ground_truth: COCO) -> None:
+    """Gives annotations what pycocotools asks for: `iscrowd` (not a crowd) and `area` (of the box)."""
+    for annotation in ground_truth.dataset.get("annotations", []):
+        annotation.setdefault("iscrowd", 0)
+        if "area" not in annotation:
+            annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _mean_of_valid(values: np.ndarray) -> float:
-    valid = values[values > -1]
+    valid = values[values > NOTHING_TO_FIND]
     return float(valid.mean()) if valid.size else math.nan
 
 
-def _nan_mean(values: Mapping[str, float]) -> float:
-    valid = [value for value in values.values() if not math.isnan(value)]
+def _nan_mean(values: Iterable[float]) -> float:
+    valid = [value for value in values if not math.isnan(value)]
     return sum(valid) / len(valid) if valid else math.nan
 
 

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import random
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, or has no list of images; the text names it.
+        ValueError: the file is not JSON, has no list of images, or gives an id to two of them; the text names it.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -30,6 +31,13 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: {error}") from error
     if "images" not in coco.dataset:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: it has no list of images")
+    if len(coco.imgs) != len(coco.dataset["images"]):
+        times = Counter(record["id"] for record in coco.dataset["images"])
+        repeated = [image_id for image_id, count in times.items() if count > 1]
+        raise ValueError(
+            f"annotation file {os.fspath(ann_file)}: {len(repeated)} image ids come more than once: "
+            f"{', '.join(map(repr, repeated[:5]))}{' ...' if len(repeated) > 5 else ''}"
+        )
     return coco
 
 
