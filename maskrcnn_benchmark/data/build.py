@@ -10,7 +10,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.data import datasets as dataset_classes
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
-from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
+from maskrcnn_benchmark.data.dataset_options import check_number_of_classes, dataset_options, number_of_copies
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.evaluation_loader import make_evaluation_loader
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
@@ -78,6 +78,8 @@ def build_datasets(cfg, is_train: bool) -> list[Dataset]:
         dataset = make_dataset(catalog.get(name), options, transforms, tokenizer)
         if not len(dataset):  # type: ignore[arg-type]
             raise ValueError(f"dataset {name} has no usable picture")
+        if is_train:
+            check_number_of_classes(cfg, name, dataset)
         copies = number_of_copies(cfg, name, is_train)
         logger.info("Dataset %s: %d items, %d times", name, len(dataset), copies)  # type: ignore[arg-type]
         built.append(CopiedDataset(dataset, copies) if copies > 1 else dataset)

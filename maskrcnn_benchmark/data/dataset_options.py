@@ -33,6 +33,22 @@ def number_of_copies(cfg, name: str, is_train: bool) -> int:
     return copies
 
 
+def check_number_of_classes(cfg, name: str, dataset: Any) -> None:
+    """Raises ValueError for categories that the class branch, where it is trained, has no column for.
+
+    Nothing else depends on MODEL.DYHEAD.NUM_CLASSES: words are matched by tokens, and scores have the prompt's classes.
+    """
+    if not cfg.MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS or not hasattr(dataset, "categories"):
+        return
+    labels = dataset.categories()
+    columns = cfg.MODEL.DYHEAD.NUM_CLASSES - 1
+    if labels and max(labels) > columns:
+        raise ValueError(
+            f"dataset {name} has {len(labels)} categories with labels up to {max(labels)}, but the classifier has "
+            f"{columns}: set MODEL.DYHEAD.NUM_CLASSES (now {columns + 1}) to {max(labels) + 1}"
+        )
+
+
 def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
     """Arguments for every dataset of a loader; each class reads those it knows."""
     data, mlm = cfg.DATASETS, cfg.MODEL.DYHEAD.FUSE_CONFIG

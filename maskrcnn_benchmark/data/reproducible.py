@@ -94,5 +94,5 @@ class SeededDataset(Dataset):
         """File name and id of a picture as far as the dataset knows them, for messages."""
         get_record = getattr(self.dataset, "get_img_info", None)
         record = {} if get_record is None else get_record(index)
-        known = [f"{key} {record[key]}" for key in ("file_name", "id") if key in record]
+        known = [f"{key} {record[key]}" for key in ("file_name", "key", "id") if key in record]
         return " ".join([f"item {index}", *known])

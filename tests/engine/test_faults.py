@@ -82,6 +82,16 @@ def test_missing_annotation_file(run, capsys):
     assert "gone/boxes.json" in message and "./DATASET" in message, "the file, and where it was looked for"
 
 
+def test_more_categories_than_the_classifier_has_classes(run, capsys):
+    too_few = ("MODEL.DYHEAD.NUM_CLASSES", "3")
+    assert run(*too_few, "SOLVER.MAX_ITER", "1") == 0, "without the classification loss nobody needs them"
+    use = ("MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS", "True", "--resume", "none")
+    assert run(*too_few, *use) == BAD_INPUT
+    message = one_line(capsys)
+    assert "dataset toy has 3 categories" in message and "MODEL.DYHEAD.NUM_CLASSES (now 3) to 4" in message
+    assert run("MODEL.DYHEAD.NUM_CLASSES", "4", *use) == 0
+
+
 @pytest.mark.parametrize("workers", ["0", "2"])
 def test_picture_that_is_no_picture(run, tmp_path, capsys, workers):
     (tmp_path / "scene.png").write_bytes(b"nothing")
