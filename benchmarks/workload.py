@@ -86,10 +86,14 @@ def pictures(sizes: Sequence[tuple[int, int]], seed: int, *, pinned: bool) -> li
     return [picture.pin_memory() for picture in batch] if whole is None else whole.pin_memory()
 
 
+def coco_names() -> list[str]:
+    """The 80 names of COCO's classes."""
+    return list(json.loads((GOLDEN / "text" / "tokenization.json").read_text())["coco80"]["categories"].values())
+
+
 def coco_prompt(tokenizer, seed: int = 0) -> Prompt:
     """The 80 COCO names (194 tokens), from the second seed on in another order."""
-    categories = json.loads((GOLDEN / "text" / "tokenization.json").read_text())["coco80"]["categories"]
-    names = list(categories.values())
+    names = coco_names()
     if seed:
         np.random.default_rng(seed).shuffle(names)
     (prompt,) = build_prompts(names, tokenizer)

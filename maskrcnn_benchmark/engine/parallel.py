@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -47,6 +48,36 @@ class ParallelOptions:
             find_unused_parameters=cfg.SOLVER.FIND_UNUSED_PARAMETERS,
             broadcast_buffers=cfg.MODEL.BACKBONE.USE_BN,
         )
+
+
+class DistributedModel(NamedTuple):
+    """A model as the processes of a run train it.
+
+    Attributes:
+        model: itself, for the optimizer, the checkpoint and evaluation; its parameters may be shards.
+        trained: what to call in a training step; the model, or a wrapper of it.
+        ema_module: to hold averaged weights, where a sharded model cannot be copied.
+    """
+
+    model: nn.Module
+    trained: nn.Module
+    ema_module: nn.Module | None = None
+
+
+def distribute(
+    model: nn.Module, device: torch.device, options: ParallelOptions, *, with_average: bool = False
+) -> DistributedModel:
+    """Makes a model of the processes of this run; one process trains it as it is. The optimizer comes afterwards.
+
+    Args:
+        with_average: averaged weights will be kept.
+    """
+    if comm.get_world_size() == 1:
+        return DistributedModel(model, model)
+    if options.is_sharded:
+        model, copied = shard(model, device, with_copy=with_average)
+        return DistributedModel(model, model, copied)
+    return DistributedModel(model, replicate(model, device, options))
 
 
 def replicate(model: nn.Module, device: torch.device, options: ParallelOptions) -> nn.Module:

@@ -21,7 +21,7 @@ from maskrcnn_benchmark.engine.launch import (
     process_group,
     setup_for_distributed,
 )
-from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate, shard
+from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -114,9 +114,9 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
     if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
         val_data_loader = make_data_loader(cfg, is_train=False, is_distributed=is_distributed)[0]
     save_config(cfg, os.path.join(cfg.OUTPUT_DIR, "config.yml"))
-    parallel, ema_module = ParallelOptions.from_config(cfg), None
-    if parallel.is_sharded and is_distributed:
-        model, ema_module = shard(model, device, with_copy=cfg.SOLVER.MODEL_EMA > 0)
+    model, trained, ema_module = distribute(
+        model, device, ParallelOptions.from_config(cfg), with_average=cfg.SOLVER.MODEL_EMA > 0
+    )
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR)
@@ -125,7 +125,7 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
     logger.info("Parameters to train: %d; device %s", trainable, device)
     do_train(
         cfg,
-        replicate(model, device, parallel) if is_distributed and not parallel.is_sharded else model,
+        trained,
         data_loader,
         optimizer,
         scheduler,

@@ -8,7 +8,7 @@ from tiny_detector import make_text_folder, positive_rows, random_images, target
 from torch import nn
 from two_processes import run_two
 
-from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate, shard
+from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
@@ -59,18 +59,13 @@ def start_training(rank: int, folder: str, options: tuple, *, resume: bool = Fal
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
     model.train()
-    parallel, ema_module = ParallelOptions.from_config(cfg), None
-    is_distributed = comm.get_world_size() > 1
-    if cfg.SOLVER.FSDP and is_distributed:
-        model, ema_module = shard(model, device, with_copy=True)
+    model, trained, ema_module = distribute(model, device, ParallelOptions.from_config(cfg), with_average=True)
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     checkpointer = Checkpointer(model, optimizer, scheduler, Path(folder, "out"))
     arguments = {"iteration": 0, **(checkpointer.load() if resume else {})}
-    if not cfg.SOLVER.FSDP and is_distributed:
-        model = replicate(model, device, parallel)
     return Trainer(
-        model,
+        trained,
         batches(rank, comm.get_world_size()),
         optimizer,
         scheduler,
