@@ -10,8 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.config import try_to_find
+from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
+from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
 from maskrcnn_benchmark.engine.prediction_store import PredictionStore
-from maskrcnn_benchmark.evaluation import CocoEvaluator, COCOResults, PhraseRecall
+from maskrcnn_benchmark.evaluation import LVIS, CocoEvaluator, COCOResults, LvisEvaluator, PhraseRecall
+from maskrcnn_benchmark.evaluation.flickr import FlickrEvaluator
+from maskrcnn_benchmark.evaluation.lvis import text_lines
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -20,11 +25,17 @@ Result = tuple[COCOResults, dict[str, list]] | dict[str, float]
 logger = logging.getLogger(__name__)
 
 
-def evaluate_predictions(dataset, store: PredictionStore, cfg, task: str, output_folder: str | None) -> Result:
+def evaluate_predictions(
+    dataset, store: PredictionStore, cfg, task: str, output_folder: str | None, dataset_name: str = ""
+) -> Result:
     """The figures of what is in the store, over the items that it has; files are written to `output_folder`."""
     if task == "grounding":
-        return _evaluate_phrases(dataset, store, cfg, output_folder)
-    return _evaluate_boxes(dataset, store, output_folder)
+        return _evaluate_phrases(dataset, store, cfg, output_folder, dataset_name)
+    if isinstance(dataset, LvisDetection):
+        return _evaluate_lvis(dataset, store, cfg, output_folder)
+    if hasattr(dataset, "coco") and hasattr(dataset, "contiguous_category_id_to_json_id"):
+        return _evaluate_boxes(dataset, store, output_folder)
+    raise NotImplementedError(f"test set {dataset_name}: detections on a {type(dataset).__name__} cannot be evaluated")
 
 
 def figures_of(result: Result | None) -> dict[str, float]:
@@ -47,19 +58,77 @@ def _evaluate_boxes(dataset, store: PredictionStore, output_folder: str | None) 
     return results, {"bbox": evaluator.results()}
 
 
-def _evaluate_phrases(dataset, store: PredictionStore, cfg, output_folder: str | None) -> Result:
+def _evaluate_lvis(dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None) -> Result:
+    evaluator = LvisEvaluator(
+        LVIS(dataset.lvis.dataset),
+        is_fixed=not cfg.DATASETS.LVIS_USE_NORMAL_AP,
+        only_seen=len(store) < len(dataset),
+    )
+    for index, detections in store:
+        evaluator.update(dataset.ids[index], detections)
+    figures = evaluator.summarize()
+    logger.info("\n%s", "\n".join(text_lines(figures)))
+    if output_folder:
+        evaluator.write(output_folder, figures)
+    return figures
+
+
+def _evaluate_phrases(dataset, store: PredictionStore, cfg, output_folder: str | None, dataset_name: str) -> Result:
+    if isinstance(dataset, FlickrDataset):
+        entities = _entities_folder(cfg)
+        if entities is not None:
+            return _evaluate_flickr(dataset, store, cfg, output_folder, entities, dataset_name)
     recall = PhraseRecall(merge_boxes=cfg.DATASETS.FLICKR_GT_TYPE == "merged")
     for index, detections in store:
         record = dataset.get_img_info(index)
         ground_truth = phrase_ground_truth(record, dataset.coco.imgToAnns[record["id"]])
-        in_picture = detections.resize((record["width"], record["height"]))
-        recall.update(record["id"], boxes_by_label(in_picture, len(ground_truth)), ground_truth)
+        recall.update(record["id"], _boxes_of_phrases(record, detections), ground_truth)
     figures = recall.summarize()
     for name, value in figures.items():
         logger.info("%s: %.4f", name, value)
     if output_folder:
-        _write_figures(output_folder, figures)
+        write_figures(output_folder, figures)
     return figures
+
+
+def _entities_folder(cfg) -> str | None:
+    """The folder of Flickr30k Entities, None with a warning where it is not there."""
+    try:
+        return try_to_find(cfg.DATASETS.FLICKR_ENTITIES)
+    except FileNotFoundError:
+        logger.warning(
+            "Flickr30k Entities are not at %s (DATASETS.FLICKR_ENTITIES): recall is measured against the boxes of the "
+            "annotation file, without types of phrases",
+            cfg.DATASETS.FLICKR_ENTITIES,
+        )
+        return None
+
+
+def _evaluate_flickr(
+    dataset: FlickrDataset, store: PredictionStore, cfg, output_folder: str | None, entities: str, dataset_name: str
+) -> Result:
+    evaluator = FlickrEvaluator(
+        entities,
+        subset="test" if "test" in dataset_name else "val",
+        merge_boxes=cfg.DATASETS.FLICKR_GT_TYPE == "merged",
+        allow_missing=len(store) < len(dataset),
+    )
+    for index, detections in store:
+        record = dataset.get_img_info(index)
+        boxes = [found.tolist() for found in _boxes_of_phrases(record, detections)]
+        names = {"image_id": record["original_img_id"], "sentence_id": record["sentence_id"]}
+        evaluator.update([{**names, "boxes": boxes}])
+    figures = evaluator.summarize() or {}
+    if output_folder:
+        evaluator.write(output_folder, figures)
+        write_figures(output_folder, figures)
+    return figures
+
+
+def _boxes_of_phrases(record: Mapping[str, Any], detections: BoxList) -> list[Tensor]:
+    """For every phrase its boxes in pixels of the picture, best first."""
+    in_picture = detections.resize((record["width"], record["height"]))
+    return boxes_by_label(in_picture, len(record["tokens_positive_eval"]))
 
 
 def boxes_by_label(detections: BoxList, num_labels: int) -> list[Tensor]:
@@ -76,7 +145,8 @@ def save_in_one_step(value: Any, path: Path) -> None:
     os.replace(part, path)
 
 
-def _write_figures(folder: str, figures: Mapping[str, float]) -> None:
+def write_figures(folder: str, figures: Mapping[str, float]) -> None:
+    """Writes metrics.json."""
     path = Path(folder, "metrics.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(figures), indent=2) + "\n", encoding="utf-8")

@@ -118,7 +118,7 @@ def inference(
             if not store.gather():
                 return None
             _check_complete(data_loader, store, dataset_name)
-            result = evaluate_predictions(dataset, store, cfg, task, output_folder)
+            result = evaluate_predictions(dataset, store, cfg, task, output_folder, dataset_name)
     if isinstance(result, tuple):
         check_expected_results(result[0], expected_results, expected_results_sigma_tol)
     return result
