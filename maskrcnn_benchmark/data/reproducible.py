@@ -56,7 +56,7 @@ class SeededBatchSampler:
 class SeededDataset(Dataset):
     """Loads the items that a SeededBatchSampler asks for; random states outside an item are not touched.
 
-    Targets get the field `dataset_index`, by which `describe` knows the picture.
+    Targets get the field `dataset_index`, by which `describe_item` knows the picture.
 
     Args:
         on_error: "raise", or "skip" to take the next item instead of one whose picture is missing or broken. The target
@@ -90,9 +90,12 @@ class SeededDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
 
-    def describe(self, index: int) -> str:
-        """File name and id of a picture as far as the dataset knows them, for messages."""
-        get_record = getattr(self.dataset, "get_img_info", None)
-        record = {} if get_record is None else get_record(index)
-        known = [f"{key} {record[key]}" for key in ("file_name", "key", "id") if key in record]
-        return " ".join([f"item {index}", *known])
+
+def describe_item(dataset: Dataset | None, index: int) -> str:
+    """File name and id of an item's picture as far as the dataset knows them, for messages."""
+    if isinstance(dataset, SeededDataset):
+        dataset = dataset.dataset
+    get_record = getattr(dataset, "get_img_info", None)
+    record = {} if get_record is None else get_record(index)
+    known = [f"{key} {record[key]}" for key in ("file_name", "key", "id") if key in record]
+    return " ".join([f"item {index}", *known])

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Generator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from maskrcnn_benchmark.data.reproducible import describe_item
 from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
@@ -214,7 +216,7 @@ class Trainer:
             options.max_bad_losses,
             is_overflow_normal=options.amp_dtype is torch.float16,
             folder=Path(checkpointer.save_dir) if checkpointer.save_dir else None,
-            describe=getattr(getattr(data_loader, "dataset", None), "describe", str),
+            describe=partial(describe_item, getattr(data_loader, "dataset", None)),
         )
         self.ema = ModelEma(model, options.ema_decay, copied=ema_module) if options.ema_decay > 0 else None
         self.progress = Progress(meters or MetricLogger(delimiter="  "), self.iteration, self.max_iter, device)

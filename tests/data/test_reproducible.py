@@ -9,7 +9,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage
-from maskrcnn_benchmark.data.reproducible import SampleKey, SeededBatchSampler, SeededDataset, sample_seed
+from maskrcnn_benchmark.data.reproducible import (
+    SampleKey,
+    SeededBatchSampler,
+    SeededDataset,
+    describe_item,
+    sample_seed,
+)
 from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader, unpack_batch
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -142,5 +148,6 @@ def test_skipping_gives_up_where_nothing_can_be_read(monkeypatch):
 
 
 def test_pictures_are_described():
-    assert SeededDataset(BrokenItems()).describe(3) == "item 3 file_name 3.png id 30"
-    assert SeededDataset(RandomItems()).describe(3) == "item 3"
+    assert describe_item(SeededDataset(BrokenItems()), 3) == "item 3 file_name 3.png id 30"
+    assert describe_item(BrokenItems(), 3) == "item 3 file_name 3.png id 30"
+    assert describe_item(RandomItems(), 3) == describe_item(None, 3) == "item 3"
