@@ -57,11 +57,7 @@ class LossGuard:
         Raises: LossNotFinite.
         """
         values = torch.stack([is_skipped.float(), *(loss.detach().float() for loss in losses.values())])
-        copied = None
-        if values.is_cuda:
-            values = values.to("cpu", non_blocking=True)
-            copied = torch.cuda.Event()
-            copied.record()
+        values, copied = _copy_to_host(values)
         previous, self._latest = self._latest, _Outcome(iteration, tuple(losses), values, copied, batch)
         if previous is not None:
             self._look_at(previous)
@@ -108,6 +104,16 @@ class LossGuard:
         except OSError as error:
             return f"{message}, batch not saved ({error})"
         return f"{message}, batch saved in {path}"
+
+
+def _copy_to_host(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The values on the host, and what tells that they have arrived; None if they are there already."""
+    if not values.is_cuda:
+        return values, None
+    values = values.to("cpu", non_blocking=True)  # into pinned memory: the host goes on
+    copied = torch.cuda.Event()
+    copied.record()
+    return values, copied
 
 
 def _losses(outcome: _Outcome) -> str:

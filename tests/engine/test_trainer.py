@@ -118,13 +118,15 @@ def test_gives_up_after_too_many_bad_losses(tmp_path):
 
 
 @pytest.mark.parametrize("amp_dtype", [None, torch.float16])
-def test_bad_loss_stops_and_leaves_what_explains_it(tmp_path, amp_dtype):
-    trainer = toy_trainer(tmp_path, 20, bad_steps=(2, 4), max_bad_losses=1, amp_dtype=amp_dtype)
+def test_bad_loss_stops_and_leaves_what_explains_it(tmp_path, amp_dtype, device):
+    options = {"amp_dtype": amp_dtype, "device": device.type}
+    trainer = toy_trainer(tmp_path, 20, bad_steps=(2, 4), max_bad_losses=1, **options)
     with pytest.raises(LossNotFinite) as error:
         trainer.train()
     message = str(error.value)
     path = tmp_path / "bad_batch_0000004_rank0.pth"
     assert message.startswith("iteration 4, process 0: loss not finite (loss_reg nan, loss_centerness 0.")
+    assert trainer.model.calls == (4 if device.type == "cpu" else 5), "a GPU is a step ahead of who looks at it"
     assert f"pictures item 6, item 7, batch saved in {path}; stopped after 2" in message and "\n" not in message
     saved = read_checkpoint(path)
     assert saved["dataset_indices"] == [6, 7] and saved["images"].shape == (2, 3, 16, 16)
