@@ -15,9 +15,12 @@ IMPORT_PATHS = {
     "config": "cfg try_to_find",
     "config.paths_catalog": "DatasetCatalog ModelCatalog",
     "data": "make_data_loader",
+    "data.datasets.evaluation": "evaluate",
+    "data.datasets.evaluation.coco.coco_eval": "COCOResults check_expected_results",
     "data.datasets.evaluation.flickr.flickr_eval": "FlickrEvaluator",
     "data.datasets.evaluation.lvis.lvis": "LVIS",
     "data.datasets.evaluation.lvis.lvis_eval": "LvisEvaluatorFixedAP",
+    "data.datasets.evaluation.voc.voc_eval": "eval_detection_voc",
     "data.samplers": "DistributedSampler GroupedBatchSampler IterationBasedBatchSampler",
     "engine.inference": (
         "clean_name create_positive_dict create_queries_and_maps create_queries_and_maps_from_dataset inference"

@@ -1,1 +1,5 @@
-"""Historical import paths of the evaluation."""
+"""Historical import path of the evaluation."""
+
+from maskrcnn_benchmark.evaluation.dispatch import evaluate
+
+__all__ = ["evaluate"]

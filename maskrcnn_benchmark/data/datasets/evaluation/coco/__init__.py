@@ -1,0 +1,1 @@
+"""Historical import path of COCO's figures."""

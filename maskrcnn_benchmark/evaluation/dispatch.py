@@ -1,0 +1,164 @@
+"""Which evaluator serves which dataset, for the boxes found in it."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools.coco import COCO
+from torch.utils.data import Dataset
+
+from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
+from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset
+from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
+from maskrcnn_benchmark.evaluation.coco import CocoEvaluator, COCOResults
+from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expected_results
+from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator
+from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
+from maskrcnn_benchmark.evaluation.voc import VocEvaluator
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+logger = logging.getLogger(__name__)
+
+Predictions = Sequence[BoxList] | Mapping[int, BoxList] | Iterable[tuple[int, BoxList]]
+
+
+class DetectionTruth(NamedTuple):
+    """A dataset as COCO's evaluation sees it.
+
+    Attributes:
+        coco: annotations. category_of_label: label -> category id. image_ids: dataset index -> image id.
+    """
+
+    coco: COCO
+    category_of_label: Mapping[int, Any]
+    image_ids: Mapping[int, Any]
+
+
+def detection_truth(dataset: Any) -> DetectionTruth | None:
+    """The truth of a dataset in COCO format or of a TSV file with boxes; None for others."""
+    if hasattr(dataset, "coco") and hasattr(dataset, "contiguous_category_id_to_json_id"):
+        return DetectionTruth(dataset.coco, dataset.contiguous_category_id_to_json_id, dataset.id_to_img_map)
+    if isinstance(dataset, ODTSVDataset):
+        return _truth_of_tsv(dataset)
+    return None
+
+
+def _truth_of_tsv(dataset: ODTSVDataset) -> DetectionTruth:
+    names = dataset.categories()
+    coco = COCO()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(len(dataset)):
+        record = dataset.get_img_info(index)
+        images.append({"id": index, "width": record["width"], "height": record["height"]})
+        target = dataset.read_target(index, (record["width"], record["height"]))
+        for box, label in zip(target.convert("xywh").bbox.tolist(), target.get_field("labels").tolist(), strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": index,
+                    "category_id": label,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": label, "name": name} for label, name in names.items()]
+    coco.dataset = {"info": {}, "images": images, "annotations": annotations, "categories": categories}
+    coco.imgs = {record["id"]: record for record in images}
+    coco.cats = {record["id"]: record for record in categories}
+    coco.anns = {record["id"]: record for record in annotations}
+    for record in annotations:
+        coco.imgToAnns[record["image_id"]].append(record)
+        coco.catToImgs[record["category_id"]].append(record["image_id"])
+    return DetectionTruth(coco, {label: label for label in names}, {index: index for index in range(len(dataset))})
+
+
+def evaluate(
+    dataset: Dataset,
+    predictions: Predictions,
+    output_folder: str | None = None,
+    box_only: bool = False,
+    iou_types: Sequence[str] = ("bbox",),
+    expected_results: Sequence[Expected] = (),
+    expected_results_sigma_tol: float = 4,
+) -> tuple[COCOResults, dict[str, list]] | dict[str, Any]:
+    """Computes the figures of boxes found in a dataset; the interface is the historical one.
+
+    Args:
+        dataset: in COCO format (COCODataset, CocoGrounding and others), of a TSV file, PascalVOCDataset, or
+            LvisDetection, whose labels are the category ids of the file.
+        predictions: BoxLists with `scores` and `labels`, of the dataset's items in order, or by index.
+        output_folder: where files are written; None for none.
+        expected_results, expected_results_sigma_tol: see `check_expected_results`.
+    Returns:
+        COCO: (COCOResults, {"bbox": list of results}). VOC: {"ap": array per label from 0, "map": mean}. LVIS: figures
+        by name.
+    Raises:
+        NotImplementedError: for other datasets.
+        ValueError: for other kinds of results than boxes.
+    """
+    if box_only or tuple(iou_types) != ("bbox",):
+        raise ValueError(f"box_only={box_only}, iou_types={tuple(iou_types)}: only boxes with classes are evaluated")
+    pairs = _by_index(predictions, dataset)
+    if isinstance(dataset, PascalVOCDataset):
+        return _evaluate_voc(dataset, pairs, output_folder)
+    if isinstance(dataset, LvisDetection):
+        figures = _evaluate_lvis(dataset, pairs, output_folder)
+        check_expected_results({"bbox": figures}, expected_results, expected_results_sigma_tol)
+        return figures
+    truth = detection_truth(dataset)
+    if truth is None:
+        raise NotImplementedError(
+            f"boxes in a {type(dataset).__name__} cannot be evaluated; known are datasets in COCO format, TSV files "
+            "with boxes, PascalVOCDataset and LvisDetection"
+        )
+    evaluator = CocoEvaluator(truth.coco, truth.category_of_label)
+    for index, boxes in pairs:
+        evaluator.update(truth.image_ids[index], boxes)
+    results = COCOResults("bbox")
+    results.results["bbox"].update(evaluator.summarize())
+    logger.info("%s", results)
+    if output_folder:
+        evaluator.write(output_folder, results.results["bbox"])
+    check_expected_results(results.results, expected_results, expected_results_sigma_tol)
+    return results, {"bbox": evaluator.results()}
+
+
+def _by_index(predictions: Predictions, dataset: Any) -> Iterator[tuple[int, BoxList]]:
+    if isinstance(predictions, Sequence):
+        pairs: Iterable[tuple[int, BoxList]] = enumerate(predictions)
+    else:
+        pairs = predictions.items() if isinstance(predictions, Mapping) else predictions
+    for index, boxes in pairs:
+        if not 0 <= index < len(dataset):
+            raise ValueError(f"predictions for item {index} of a dataset with {len(dataset)} items")
+        yield index, boxes
+
+
+def _evaluate_voc(
+    dataset: PascalVOCDataset, pairs: Iterable[tuple[int, BoxList]], output_folder: str | None
+) -> dict[str, Any]:
+    names = dict(enumerate(dataset.CLASSES))
+    evaluator = VocEvaluator(names)
+    for index, boxes in pairs:
+        evaluator.update(index, boxes, dataset.get_groundtruth(index))
+    metrics = evaluator.summarize()
+    del evaluator.table["AP"][names[0]]  # the background
+    logger.info("mAP: %.4f", metrics["mAP"])
+    if output_folder:
+        evaluator.write(output_folder, metrics)
+    return {"ap": np.array([np.nan, *evaluator.table["AP"].values()]), "map": metrics["mAP"]}
+
+
+def _evaluate_lvis(
+    dataset: LvisDetection, pairs: Iterable[tuple[int, BoxList]], output_folder: str | None
+) -> dict[str, float]:
+    evaluator = LvisEvaluator(LVIS(dataset.lvis.dataset), only_seen=True)
+    for index, boxes in pairs:
+        evaluator.update(dataset.ids[index], boxes)
+    figures = evaluator.summarize()
+    if output_folder:
+        evaluator.write(output_folder, figures)
+    return figures

@@ -1,0 +1,114 @@
+"""The historical entrance to the evaluation, for every kind of dataset."""
+
+import json
+import math
+
+import pytest
+import torch
+from data_files import write_coco_toy, write_grounding_toy
+from PIL import Image
+from tsv_files import write_detection_tsv
+
+from maskrcnn_benchmark.data.datasets import COCODataset, LvisDetection, ODTSVDataset, PascalVOCDataset
+from maskrcnn_benchmark.data.datasets.evaluation import evaluate
+from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
+from maskrcnn_benchmark.evaluation.expected_results import check_expected_results
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
+SIZE = (100, 80)
+
+
+def found(*rows, size=SIZE) -> BoxList:
+    boxes = BoxList([row[:4] for row in rows], size)
+    boxes.add_field("labels", torch.tensor([row[4] for row in rows], dtype=torch.int64))
+    boxes.add_field("scores", torch.tensor([row[5] for row in rows], dtype=torch.float32))
+    return boxes
+
+
+COCO_PREDICTIONS = [found([10, 10, 39, 39, 1, 0.9]), found([20, 20, 59, 59, 2, 0.8]), found()]  # of images 2, 5, 9
+
+
+def test_coco(tmp_path):
+    data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
+    results, predictions = evaluate(
+        dataset=data, predictions=COCO_PREDICTIONS, output_folder=str(tmp_path / "out"), iou_types=("bbox",)
+    )
+    assert results.results["bbox"]["AP"] == pytest.approx(1.0) and results.results["bbox"]["APl"] == -1
+    assert predictions["bbox"] == [
+        {"image_id": 2, "category_id": 7, "bbox": [10, 10, 30, 30], "score": pytest.approx(0.9)},
+        {"image_id": 5, "category_id": 3, "bbox": [20, 20, 40, 40], "score": pytest.approx(0.8)},
+    ]
+    assert json.loads((tmp_path / "out" / "bbox.json").read_text()) == predictions["bbox"]
+    by_index, _ = evaluate(data, {1: COCO_PREDICTIONS[1]})
+    assert by_index.results["bbox"]["AP"] == pytest.approx(1.0), "only what was predicted counts"
+
+
+def test_tsv(tmp_path):
+    data = ODTSVDataset(write_detection_tsv(tmp_path))
+    targets = [data.read_target(index, SIZE) for index in range(len(data))]
+    for target in targets:
+        target.add_field("scores", torch.ones(len(target)))
+    results, predictions = evaluate(data, targets)
+    assert results.results["bbox"]["AP"] == pytest.approx(1.0) and len(predictions["bbox"]) == 4
+    results, _ = evaluate(data, [target[:1] for target in targets])
+    assert results.results["bbox"]["AP"] < 0.9
+
+
+def test_voc(tmp_path):
+    for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (tmp_path / part).mkdir(parents=True)
+    for name in ("a", "b"):
+        Image.new("RGB", SIZE).save(tmp_path / "JPEGImages" / f"{name}.jpg")
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><size><width>100</width><height>80</height></size><object><name>dog</name><bndbox><xmin>1"
+            "</xmin><ymin>1</ymin><xmax>50</xmax><ymax>40</ymax></bndbox></object></annotation>"
+        )
+    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("a\nb\n")
+    data = PascalVOCDataset(tmp_path, "test", use_difficult=True)
+    result = evaluate(data, [found([0, 0, 49, 39, 12, 0.9]), found()], str(tmp_path / "out"))
+    assert result["map"] == pytest.approx(6 / 11), "half of the dogs, at precision 1"
+    assert len(result["ap"]) == 21 and result["ap"][12] == result["map"] and math.isnan(result["ap"][0])
+    lines = (tmp_path / "out" / "result.txt").read_text().splitlines()
+    assert lines[0] == "mAP: 0.5455" and lines[1] == "aeroplane       : nan" and len(lines) == 21
+
+
+def test_lvis(tmp_path):
+    path = write_coco_toy(tmp_path)
+    content = json.loads(path.read_text())
+    for record in content["images"]:
+        record |= {"neg_category_ids": [11], "not_exhaustive_category_ids": []}
+    for record in content["categories"]:
+        record["frequency"] = "f"
+    path.write_text(json.dumps(content))
+    boxes = [found([10, 10, 40, 40, 7, 0.9]), found([20, 20, 60, 60, 3, 0.8]), found([5, 5, 65, 65, 3, 0.7])]
+    figures = evaluate(LvisDetection(tmp_path, path), boxes, str(tmp_path / "out"))
+    assert figures["AP"] == figures["APf"] == pytest.approx(1.0) and figures["APr"] == -1
+    assert (tmp_path / "out" / "bbox.csv").is_file()
+
+
+def test_what_cannot_be_evaluated(tmp_path):
+    data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
+    with pytest.raises(ValueError, match="predictions for item 3 of a dataset with 3 items"):
+        evaluate(data, [*COCO_PREDICTIONS, found()])
+    with pytest.raises(ValueError, match=r"iou_types=\('segm',\): only boxes with classes"):
+        evaluate(data, COCO_PREDICTIONS, iou_types=("segm",))
+    (tmp_path / "text").mkdir()
+    phrases = FlickrDataset(tmp_path, write_grounding_toy(tmp_path / "text"), is_train=True)
+    with pytest.raises(NotImplementedError, match="boxes in a FlickrDataset cannot be evaluated; known are"):
+        evaluate(phrases, [])
+
+
+def test_expected_results(tmp_path, caplog):
+    data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
+    expected = [("bbox", "AP", (0.99, 0.01)), ("bbox", "AP50", (0.5, 0.1))]
+    evaluate(data, COCO_PREDICTIONS, expected_results=expected, expected_results_sigma_tol=4)
+    assert (
+        "FAIL: bbox > AP50, 1.0000, expected 0.5000 +- 0.1000" in caplog.text and "FAIL: bbox > AP," not in caplog.text
+    )
+    figures = {"bbox": {"AP": 0.42}}
+    assert check_expected_results(figures, [("bbox", "AP", (0.40, 0.01))])
+    assert not check_expected_results(figures, [("bbox", "AP", (0.40, 0.01))], sigma_tolerance=1)
+    with pytest.raises(ValueError, match="names the figure bbox APx; known are bbox AP"):
+        check_expected_results(figures, [("bbox", "APx", (0.4, 0.1))])
+    with pytest.raises(ValueError, match="has the entry 0.4; give"):
+        check_expected_results(figures, [0.4])
