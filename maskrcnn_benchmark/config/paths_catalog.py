@@ -173,6 +173,11 @@ ALTERNATIVES: dict[str, dict[str, Any]] = {
 the annotations of LVIS as they are published."""
 
 
+NUMBERED_PART, NUMBERED_SET = "bing", "bing_caption_train"
+"""A name with this word is a part of this set of captions. The set was never published; it can be registered with
+`yaml_path`, the folder, and `yaml_name`, for files such as `<yaml_name>.0.yaml` (DATASETS.BING_INDEX_LIST)."""
+
+
 class NameRule(NamedTuple):
     """Names that match `pattern` are of `type`. `is_documented`: the pattern is written on purpose, never by chance."""
 
@@ -277,13 +282,32 @@ class DatasetCatalog:
         base = name.removesuffix("_grounding")
         if name in cls.DATASETS:
             entry = dict(cls.DATASETS[name])
+        elif NUMBERED_PART in name.split("_") and NUMBERED_SET in cls.DATASETS:
+            entry = dict(cls.DATASETS[NUMBERED_SET])
         elif base in cls.DATASETS and cls.DATASETS[base].get("type") == "coco":
             entry = {**cls.DATASETS[base], "type": "grounding"}  # a built-in dataset under the suffix
         else:
             close = difflib.get_close_matches(name, cls.DATASETS, n=1)
             hint = f"did you mean {close[0]!r}? " if close else ""
             raise UnknownDatasetError(f"unknown dataset {name!r}; {hint}DATASETS.REGISTER adds datasets of your own")
+        entry = _with_yaml_file(name, entry)
         return {ALIASES.get(field, field): value for field, value in entry.items()}
+
+
+def _with_yaml_file(name: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry of numbered parts, with the file of one: `<yaml_path>/<yaml_name>.<part>.yaml`.
+
+    The part is the third word of the name, as in bing_caption_0_train; names with no_coco have `yaml_name_no_coco`.
+    """
+    if "yaml_name" not in entry:
+        return entry
+    words = name.split("_")
+    stem = entry.get("yaml_name_no_coco", "") if "no_coco" in name else entry["yaml_name"]
+    if len(words) < 3 or not stem:
+        raise ValueError(f"dataset {name!r}: no file of numbered parts; its name must be as in bing_caption_0_train")
+    yaml_file = f"{entry.get('yaml_path', '.')}/{stem}.{words[2]}.yaml"
+    rest = {key: value for key, value in entry.items() if key not in ("yaml_path", "yaml_name", "yaml_name_no_coco")}
+    return rest | {"yaml_file": yaml_file}
 
 
 class ModelCatalog:

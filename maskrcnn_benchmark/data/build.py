@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.data import datasets as dataset_classes
@@ -14,9 +14,14 @@ from maskrcnn_benchmark.data.dataset_options import check_number_of_classes, dat
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.evaluation_loader import make_evaluation_loader
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
-from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
+from maskrcnn_benchmark.data.samplers import (
+    DistributedSampler,
+    DistributedSamplerChunkByNode,
+    GroupedBatchSampler,
+    IterationBasedBatchSampler,
+)
 from maskrcnn_benchmark.data.transforms import build_transforms
-from maskrcnn_benchmark.data.transport import LOADER_FIELDS, PackingCollator, UnpackingLoader
+from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader
 from maskrcnn_benchmark.data.worker_process import start_worker
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils import comm
@@ -24,6 +29,12 @@ from maskrcnn_benchmark.utils import comm
 logger = logging.getLogger(__name__)
 
 PREFETCHED_BATCHES = 2  # per worker; 64 pictures of 640x480 take 236 MB of shared memory
+CHUNKED_SETS = {
+    "bing_caption_train": "bing_caption_{}_train",
+    "bing_caption_train_no_coco": "bing_caption_{}_train_no_coco",
+}
+"""Sets of captions that come in numbered parts (DATASETS.BING_INDEX_LIST): the name of the whole, and of a part."""
+CHUNK_MARK = "bing_caption"  # in the names of sets that machines share out (DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE)
 FACTORIES = tuple(name for name in dataset_classes.__all__ if name not in ("ConcatDataset", "CopiedDataset"))
 
 
@@ -40,7 +51,15 @@ def dataset_names(cfg, is_train: bool) -> list[str]:
         names = (names,)
     if any(not isinstance(name, str) for name in names):
         raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'}={names!r}: groups of datasets are not supported")
-    return [name + _suffix(cfg, is_train) for name in names]
+    return [name + _suffix(cfg, is_train) for name in numbered_captions(names, cfg.DATASETS.BING_INDEX_LIST)]
+
+
+def numbered_captions(names: Sequence[str], numbers: Sequence[int]) -> list[str]:
+    """The names with a part of a set of captions for each number, in place of the whole set, at their end."""
+    if not numbers:
+        return list(names)
+    parts = [CHUNKED_SETS[name].format(number) for name in names if name in CHUNKED_SETS for number in numbers]
+    return [name for name in names if name not in CHUNKED_SETS] + parts
 
 
 def _suffix(cfg, is_train: bool) -> str:
@@ -74,8 +93,11 @@ def build_datasets(cfg, is_train: bool) -> list[Dataset]:
     tokenizer = build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE, mlm=use_mlm)
     options = dataset_options(cfg, is_train)
     built: list[Dataset] = []
+    first_label = 1
     for name in names:
-        dataset = make_dataset(catalog.get(name), options, transforms, tokenizer)
+        dataset = make_dataset(catalog.get(name), options | {"first_label": first_label}, transforms, tokenizer)
+        if cfg.DATASETS.CLASS_CONCAT:
+            first_label += _number_of_classes(name, dataset)
         if not len(dataset):  # type: ignore[arg-type]
             raise ValueError(f"dataset {name} has no usable picture")
         if is_train:
@@ -86,6 +108,15 @@ def build_datasets(cfg, is_train: bool) -> list[Dataset]:
     if not is_train:
         return built
     return built if len(built) == 1 else [ConcatDataset(built)]
+
+
+def _number_of_classes(name: str, dataset: Dataset) -> int:
+    """How many labels a dataset takes for itself under DATASETS.CLASS_CONCAT."""
+    if not isinstance(dataset, dataset_classes.COCODataset):
+        raise ValueError(
+            f"DATASETS.CLASS_CONCAT numbers the categories of closed-set data, but {name} is a {type(dataset).__name__}"
+        )
+    return len(dataset.numbering.names)
 
 
 def make_data_loader(
@@ -109,22 +140,14 @@ def make_data_loader(
 
 
 def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: int | None, start_iter: int):
-    for key in ("ALTERNATIVE_TRAINING", "MULTISTAGE_TRAINING", "CLASS_CONCAT"):
+    for key in ("ALTERNATIVE_TRAINING", "MULTISTAGE_TRAINING"):
         if cfg.DATASETS[key]:
             raise ValueError(f"DATASETS.{key} is not supported")
-    if cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE:
-        raise ValueError("DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE is not supported")
     num_replicas, rank = _place(is_distributed, num_replicas, rank)
     (dataset,) = build_datasets(cfg, is_train=True)
     batch_size = images_per_process(cfg.SOLVER.IMS_PER_BATCH, num_replicas, "SOLVER.IMS_PER_BATCH")
     _fix_number_of_iterations(cfg, len(dataset))  # type: ignore[arg-type]
-    sampler = DistributedSampler(
-        dataset,
-        num_replicas,
-        rank,
-        shuffle=True,
-        use_random=cfg.DATALOADER.USE_RANDOM_SEED,  # type: ignore[arg-type]
-    )
+    sampler = _training_sampler(cfg, dataset, num_replicas, rank)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = aspect_ratio_groups(dataset)
         batches = GroupedBatchSampler(sampler, groups, batch_size, drop_uneven=True)
@@ -134,11 +157,19 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
     loader = DataLoader(
         SeededDataset(dataset, cfg.DATALOADER.ON_ERROR),
         batch_sampler=SeededBatchSampler(run, cfg.SOLVER.SEED, rank, start_iter),
-        collate_fn=PackingCollator(BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY), LOADER_FIELDS),
+        collate_fn=PackingCollator(BatchCollator(cfg.DATALOADER.SIZE_DIVISIBILITY)),
         generator=torch.Generator(),  # the loader's own draws stay away from the trainer's generator
         **_worker_options(cfg),
     )
     return UnpackingLoader(loader)
+
+
+def _training_sampler(cfg, dataset: Dataset, num_replicas: int, rank: int) -> Sampler[int]:
+    if cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE:
+        is_chunk = [CHUNK_MARK in name for name in dataset_names(cfg, is_train=True)]
+        return DistributedSamplerChunkByNode(dataset, is_chunk, num_replicas, rank)  # type: ignore[arg-type]
+    use_random = cfg.DATALOADER.USE_RANDOM_SEED
+    return DistributedSampler(dataset, num_replicas, rank, shuffle=True, use_random=use_random)  # type: ignore[arg-type]
 
 
 def _test_loader(cfg, dataset: Dataset, is_distributed: bool, num_replicas: int | None, rank: int | None):

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from maskrcnn_benchmark.data.reproducible import SeededDataset
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 
@@ -21,9 +22,6 @@ logger = logging.getLogger(__name__)
 
 TRAINING_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption")
 """Fields of a target that a model reads in training; token maps come once for the whole batch."""
-
-LOADER_FIELDS = (*TRAINING_FIELDS, "dataset_index", "skipped_images")
-"""What travels to the trainer: also where a picture comes from, and which were left out for it."""
 
 
 class _InlinePickler(pickle.Pickler):
@@ -40,17 +38,13 @@ class PackingCollator:
 
     Args:
         collator: makes (images, targets, ...) of a list of items.
-        fields: what is kept of every target; None keeps everything.
     """
 
-    def __init__(self, collator: Callable[[list], tuple], fields: Sequence[str] | None = None):
+    def __init__(self, collator: Callable[[list], tuple]):
         self.collator = collator
-        self.fields = fields
 
     def __call__(self, items: list) -> tuple[Tensor, bytes]:
         images, targets, *rest = self.collator(items)
-        if self.fields is not None:
-            targets = tuple(target.copy_with_fields(self.fields, skip_missing=True) for target in targets)
         buffer = io.BytesIO()
         _InlinePickler(buffer, protocol=pickle.HIGHEST_PROTOCOL).dump((images.image_sizes, (targets, *rest)))
         return images.tensors, buffer.getvalue()
@@ -71,12 +65,16 @@ class UnpackingLoader:
         self._reported: set[str] = set()
 
     @property
-    def dataset(self):
-        return self.loader.dataset
+    def dataset(self) -> Dataset:
+        """The data as they are built, without the seeds that a sampler gives them."""
+        dataset = self.loader.dataset
+        return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
 
-    @property
-    def batch_sampler(self):
-        return self.loader.batch_sampler
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is that of the DataLoader (`batch_sampler`, `num_workers`, ...)."""
+        if name == "loader":  # not there yet while being unpickled
+            raise AttributeError(name)
+        return getattr(self.loader, name)
 
     def __len__(self) -> int:
         return len(self.loader)

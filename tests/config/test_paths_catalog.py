@@ -159,6 +159,25 @@ def test_wrong_entries_are_explained(catalog, entry, message):
     assert message in str(raised.value)
 
 
+def test_parts_of_a_set_of_captions(catalog, tmp_path):
+    """The set itself was never published; a user's own one is described once for all parts."""
+    with pytest.raises(ValueError, match="bing_caption_0_train"):
+        catalog.get("bing_caption_0_train")
+    entry = {"yaml_path": str(tmp_path), "yaml_name": "all", "yaml_name_no_coco": "some", "type": "caption"}
+    catalog.set("bing_caption_train", entry)
+    for part, coco in ((0, "all"), (7, "all"), (7, "some")):
+        (tmp_path / f"{coco}.{part}.yaml").touch()
+        name = f"bing_caption_{part}_train" + ("_no_coco" if coco == "some" else "")
+        expected = {"factory": "CaptionTSV", "args": {"yaml_file": str(tmp_path / f"{coco}.{part}.yaml")}}
+        assert catalog.get(name) == expected
+    catalog.set("web_caption_3", entry)
+    with pytest.raises(FileNotFoundError, match=r"all\.3\.yaml"):
+        catalog.get("web_caption_3")
+    catalog.set("web_caption", entry)
+    with pytest.raises(ValueError, match="as in bing_caption_0_train"):
+        catalog.get("web_caption")
+
+
 def test_unknown_name_and_missing_file(catalog):
     with pytest.raises(ValueError, match="unknown dataset 'coco_2017_vall'; did you mean 'coco_2017_val'"):
         catalog.get("coco_2017_vall")

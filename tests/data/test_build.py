@@ -3,9 +3,10 @@
 import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
+from tsv_files import write_tsv_dataset
 
 from maskrcnn_benchmark.config import CfgNode, default_config
-from maskrcnn_benchmark.data.build import aspect_ratio_groups, build_datasets, make_data_loader
+from maskrcnn_benchmark.data.build import aspect_ratio_groups, build_datasets, dataset_names, make_data_loader
 from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
 
 
@@ -167,3 +168,67 @@ def test_workers_read_the_same_data(cfg):
     cfg.DATALOADER.NUM_WORKERS = 2
     for one, other in zip(alone, make_data_loader(cfg), strict=True):
         assert torch.equal(one[0].tensors, other[0].tensors) and torch.equal(one[3], other[3])
+
+
+def test_classes_of_several_closed_sets_get_labels_of_their_own(cfg, tmp_path):
+    cfg.DATASETS.REGISTER.second = CfgNode(dict(cfg.DATASETS.REGISTER.toy_test))
+    cfg.DATASETS.TRAIN = ("toy_test", "second")
+    cfg.DATASETS.CLASS_CONCAT = True
+    (dataset,) = build_datasets(cfg, is_train=True)
+    labels = [dataset[index][1].get_field("labels").tolist() for index in range(len(dataset))]
+    assert labels == [[1], [2], [], [4], [5], []]
+    second = dataset.datasets[1]
+    assert second.categories() == {4: "cat", 5: "dog", 6: "absent, thing"}
+    assert second.json_category_id_to_contiguous_id == {7: 4, 3: 5, 11: 6}
+    cfg.DATASETS.CLASS_CONCAT = False
+    assert [item[1].get_field("labels").tolist() for item in (build_datasets(cfg, True)[0][3],)] == [[1]]
+    cfg.DATASETS.TRAIN, cfg.DATASETS.CLASS_CONCAT = ("toy_coco",), True
+    with pytest.raises(ValueError, match="toy_coco is a CocoGrounding"):
+        make_data_loader(cfg)
+
+
+def test_numbered_parts_of_captions_take_the_place_of_the_whole(cfg):
+    cfg.DATASETS.TRAIN = ("bing_caption_train", "toy_coco")
+    assert dataset_names(cfg, True) == ["bing_caption_train", "toy_coco"]
+    cfg.DATASETS.BING_INDEX_LIST = [0, 3]
+    assert dataset_names(cfg, True) == ["toy_coco", "bing_caption_0_train", "bing_caption_3_train"]
+    assert dataset_names(cfg, False) == ["toy_test"]
+    cfg.DATASETS.TRAIN = ("bing_caption_train_no_coco",)
+    assert dataset_names(cfg, True) == ["bing_caption_0_train_no_coco", "bing_caption_3_train_no_coco"]
+
+
+def test_parts_of_captions_are_shared_out_among_machines(cfg, tmp_path, monkeypatch):
+    label = {"caption": "a cat", "bboxes": [[1, 1, 50, 50]], "tokens_positive": [[[2, 5]]], "scores": [0.9]}
+    for part in (0, 1):
+        (tmp_path / str(part)).mkdir()
+        write_tsv_dataset(tmp_path / str(part), {f"{part}{row}": label for row in range(4)})
+        (tmp_path / f"captions.{part}.yaml").write_text(
+            f'{{"img": "{part}/images.tsv", "label": "{part}/raw_label.tsv"}}'
+        )
+    entry = {"type": "caption", "yaml_path": str(tmp_path), "yaml_name": "captions"}
+    cfg.DATASETS.REGISTER.bing_caption_train = CfgNode(entry)
+    cfg.DATASETS.TRAIN, cfg.DATASETS.BING_INDEX_LIST = ("bing_caption_train", "toy_coco"), [0, 1]
+    cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE = True
+    cfg.SOLVER.MAX_ITER = 10
+    monkeypatch.setenv("NODE_COUNT", "2")
+    for rank in (0, 1):
+        monkeypatch.setenv("NODE_RANK", str(rank))
+        loader = make_data_loader(cfg, is_distributed=True, num_replicas=2, rank=rank)
+        boxes = [target.get_field("boxes") for _, targets, *_ in loader for target in targets]
+        sources = set(loader.batch_sampler.batch_sampler.batch_sampler.sampler.own)
+        assert 50.0 in torch.cat(boxes) and sources == set(range(3 + 4 * rank, 7 + 4 * rank))
+    cfg.DATASETS.TRAIN = ("toy_coco",)
+    with pytest.raises(ValueError, match="several training sets"):
+        make_data_loader(cfg)
+
+
+def test_a_training_loader_shows_the_data_and_keeps_all_fields(cfg):
+    cfg.DATALOADER.NUM_WORKERS = 1
+    loader = make_data_loader(cfg)
+    assert type(loader.dataset).__name__ == "ConcatDataset" and loader.num_workers == 1
+    assert not hasattr(loader, "absent")
+    _, targets, indices, positive_map, *_ = next(iter(loader))
+    fields = {"labels", "boxes", "caption", "image_id", "tokens_positive", "area", "iscrowd", "orig_size", "size"}
+    fields |= {"positive_map", "greenlight_map", "positive_map_for_od_labels", "original_od_label"}
+    assert all(fields <= set(target.fields()) for target in targets) and len(indices) == 2
+    assert torch.equal(torch.cat([target.get_field("positive_map") for target in targets]) > 0, positive_map > 0)

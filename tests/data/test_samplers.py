@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.utils.data import BatchSampler, RandomSampler, Sampler, SequentialSampler
 
-from maskrcnn_benchmark.data.samplers import DistributedSampler, GroupedBatchSampler, IterationBasedBatchSampler
+from maskrcnn_benchmark.data.datasets.concat import ConcatDataset
+from maskrcnn_benchmark.data.samplers import (
+    DistributedSampler,
+    DistributedSamplerChunkByNode,
+    GroupedBatchSampler,
+    IterationBasedBatchSampler,
+)
+from maskrcnn_benchmark.data.samplers.chunks import Node
 
 
 class Order(Sampler):
@@ -161,3 +168,51 @@ def test_bad_arguments():
         DistributedSampler(range(5), 2, 2)
     with pytest.raises(ValueError, match="empty"):
         DistributedSampler([], 2, 0)
+
+
+SETS = ConcatDataset([range(6), range(7), range(13), range(2)])
+IS_CHUNK = [True, False, True, True]  # items 0 to 5, 13 to 25, 26 and 27
+
+
+def shares(nodes: int, processes: int, epoch: int = 0) -> list[list[int]]:
+    found = []
+    for rank in range(processes):
+        node = Node(nodes, rank * nodes // processes)
+        sampler = DistributedSamplerChunkByNode(SETS, IS_CHUNK, processes, rank, node)
+        sampler.set_epoch(epoch)
+        found.append(list(sampler))
+        assert len(found[-1]) == len(sampler) == -(-len(SETS) // processes)
+    return found
+
+
+def test_machines_read_their_own_chunks_only():
+    for epoch in range(3):
+        parts = shares(2, 4, epoch)
+        assert all(set(part) <= {*range(6), *range(6, 13)} for part in parts[:2])
+        assert all(set(part) <= {*range(6, 13), *range(13, 28)} for part in parts[2:])
+        common = [item for part in parts for item in part if 6 <= item < 13]
+        assert len(common) == len(set(common)) == 4, "7 common items for 4 processes: the original leaves out the rest"
+        assert set(parts[0]) & set(range(6)) | set(parts[1]) & set(range(6)) == set(range(6))
+        assert not set(parts[2]) & set(parts[3])
+    assert shares(2, 4, 0) == shares(2, 4, 0) != shares(2, 4, 1)
+
+
+def test_one_machine_reads_everything_once_but_for_the_common_rest():
+    (items,) = shares(1, 1)
+    chunks = {*range(6), *range(13, 28)}
+    assert chunks <= set(items) and len(set(items) - chunks) == 6 and len(items) == 28
+
+
+def test_chunks_that_cannot_be_shared_out(monkeypatch):
+    with pytest.raises(ValueError, match="3 chunks .* for 4 machines"):
+        DistributedSamplerChunkByNode(SETS, IS_CHUNK, 4, 0, Node(4, 0))
+    with pytest.raises(ValueError, match="3 processes cannot be split evenly among 2 machines"):
+        DistributedSamplerChunkByNode(SETS, IS_CHUNK, 3, 0, Node(2, 0))
+    with pytest.raises(ValueError, match="needs several training sets"):
+        DistributedSamplerChunkByNode(range(5), [True], 1, 0)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    assert Node.from_environment() == (8, 3)
+    monkeypatch.setenv("NODE_COUNT", "2")
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert Node.from_environment() == (2, 1)

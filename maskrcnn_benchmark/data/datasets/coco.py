@@ -41,6 +41,7 @@ class COCODataset(Dataset):
         class_agnostic: every label becomes 1.
         sample_ratio: not 0 to keep a random part of the boxes: ceil(n * ratio) of them, or exactly ceil(-ratio).
         min_keypoints: visible keypoints a picture needs, where annotations have keypoints.
+        first_label: of the first category; beyond 1 behind another dataset with labels of its own.
         other: arguments that only other datasets of the list read.
     """
 
@@ -59,6 +60,7 @@ class COCODataset(Dataset):
         class_agnostic: bool = False,
         sample_ratio: float = 0.0,
         min_keypoints: int = 0,
+        first_label: int = 1,
         **other: Any,
     ):
         self.root = os.fspath(root)
@@ -71,7 +73,7 @@ class COCODataset(Dataset):
         self.sample_ratio = sample_ratio
         if override_category is not None:
             self.coco.dataset["categories"] = list(override_category)
-        self.numbering = CategoryNumbering(self.coco.dataset.get("categories", []))
+        self.numbering = CategoryNumbering(self.coco.dataset.get("categories", []), first_label)
         self.ids = sorted(self.coco.imgs)
         if remove_images_without_annotations:
             self.ids = [i for i in self.ids if has_valid_annotation(self.coco.imgToAnns[i], min_keypoints)]

@@ -111,11 +111,16 @@ def select_few_shot(
 
 
 class CategoryNumbering:
-    """Maps the category ids of a file to contiguous labels 1..K, in the order of the file's list, and back."""
+    """Maps the category ids of a file to contiguous labels, in the order of the file's list, and back.
 
-    def __init__(self, categories: Sequence[Mapping[str, Any]]):
-        self.names = {label: category["name"] for label, category in enumerate(categories, start=1)}
-        self.label_of = {category["id"]: label for label, category in enumerate(categories, start=1)}
+    Args:
+        categories: the file's list.
+        first_label: of its first category; the original's is 1.
+    """
+
+    def __init__(self, categories: Sequence[Mapping[str, Any]], first_label: int = 1):
+        self.names = {label: category["name"] for label, category in enumerate(categories, start=first_label)}
+        self.label_of = {category["id"]: label for label, category in enumerate(categories, start=first_label)}
         self.id_of = {label: category_id for category_id, label in self.label_of.items()}
         if len(self.label_of) != len(categories):
             raise ValueError(f"category ids are not unique: {sorted(category['id'] for category in categories)}")
