@@ -15,13 +15,23 @@ IMPORT_PATHS = {
     "config": "cfg try_to_find",
     "config.paths_catalog": "DatasetCatalog ModelCatalog",
     "data": "make_data_loader",
+    "data.build": "make_data_loader",
+    "data.collate_batch": "BBoxAugCollator BatchCollator",
+    "data.datasets": (
+        "Background COCODataset CaptionTSV CocoDetectionTSV CocoGrounding ConcatDataset FlickrDataset GQADataset "
+        "LvisDetection MixedDataset ModulatedDataset ODTSVDataset Object365DetectionTSV PascalVOCDataset "
+        "PhrasecutDetection PseudoData RefExpDataset VGDetectionTSV"
+    ),
     "data.datasets.evaluation": "evaluate",
     "data.datasets.evaluation.coco.coco_eval": "COCOResults check_expected_results",
     "data.datasets.evaluation.flickr.flickr_eval": "FlickrEvaluator",
     "data.datasets.evaluation.lvis.lvis": "LVIS",
     "data.datasets.evaluation.lvis.lvis_eval": "LvisEvaluatorFixedAP",
     "data.datasets.evaluation.voc.voc_eval": "eval_detection_voc",
-    "data.samplers": "DistributedSampler GroupedBatchSampler IterationBasedBatchSampler",
+    "data.samplers": (
+        "DistributedSampler DistributedSamplerChunkByNode GroupedBatchSampler IterationBasedBatchSampler"
+    ),
+    "data.transforms": "Compose Normalize RandomHorizontalFlip Resize ToTensor build_transforms",
     "engine.inference": (
         "clean_name create_positive_dict create_queries_and_maps create_queries_and_maps_from_dataset inference"
     ),
