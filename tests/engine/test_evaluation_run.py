@@ -1,0 +1,172 @@
+"""Whole evaluations on small data: tasks, resuming, and mistakes of the user."""
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from evaluation_data import write_coco
+from published_command import Setting
+from tiny_detector import REPOSITORY
+
+from maskrcnn_benchmark.cli.console import BAD_INPUT, report_errors
+from maskrcnn_benchmark.cli.main import main as glip
+from maskrcnn_benchmark.cli.tools import run_evaluation
+from maskrcnn_benchmark.engine import inference as inference_module
+from maskrcnn_benchmark.engine.prediction_store import PATTERN
+
+BASE = "glip_Swin_T_O365_GoldG"
+SMALL = (
+    *("INPUT.MIN_SIZE_TEST", 64, "MODEL.ATSS.INFERENCE_TH", 0.0, "MODEL.ATSS.PRE_NMS_TOP_N", 50),
+    *("TEST.IMS_PER_BATCH", 1, "DATALOADER.ASPECT_RATIO_GROUPING", False),
+)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Setting:
+    """A data root with COCO's layout and the weights of a tiny model."""
+    write_coco(tmp_path)
+    monkeypatch.setenv("DATASET", str(tmp_path))
+    monkeypatch.chdir(REPOSITORY)
+    return Setting(tmp_path, BASE, "tiny.pth", SMALL)
+
+
+def evaluate(place: Setting, *words) -> int:
+    flags = ["--config-file", f"configs/pretrain/{BASE}.yaml", "--weight", str(place.weight)]
+    return report_errors(lambda: run_evaluation(None, [*flags, *place.sizes, *map(str, words)]))
+
+
+def folder(place: Setting, name: str = "coco_2017_val") -> Path:
+    return place.folder / "out/eval/tiny/inference" / name
+
+
+def write_task(place: Setting, name: str, text: str) -> Path:
+    path = place.folder / f"{name}.yaml"
+    register = "REGISTER: {val: {img_dir: coco/val2017, ann_file: coco/annotations/instances_val2017.json}}"
+    path.write_text(f"DATASETS:\n  TEST: [val]\n  {register}\n{text}")
+    return path
+
+
+def found(path: Path) -> list[dict]:
+    return json.loads((path / "bbox.json").read_text())
+
+
+def test_tasks_with_equal_names_keep_their_results_apart(place):
+    """What a task's file says about the model takes effect; the placeholders for numbers of classes do not."""
+    few = write_task(place, "few", "MODEL: {DYHEAD: {NUM_CLASSES: 2}, ATSS: {DETECTIONS_PER_IMG: 3, NUM_CLASSES: 2}}")
+    text = write_task(place, "other", "MODEL: {DYHEAD: {SCORE_AGG: MAX}}\nTEST: {CHUNKED_EVALUATION: 2}")
+    layers = write_task(place, "layers", "MODEL: {LANGUAGE_BACKBONE: {PAD_MAX: False}}")
+    assert evaluate(place, "--task_config", f"{few},{text},{layers}") == 0
+    numbers = Counter(row["image_id"] for row in found(folder(place, "few/val")))
+    assert set(numbers.values()) == {3}
+    assert len(found(folder(place, "other/val"))) > 9
+    log = (place.folder / "out/eval/tiny/log.txt").read_text()
+    assert "2 prompts" in log and log.count("describes another network") == 1
+    assert "Result of few/val: AP" in log
+
+
+def test_one_task_has_the_original_layout(place):
+    task = write_task(place, "task", "")
+    assert evaluate(place, "--task_config", task, "OUTPUT_DIR", place.folder / "out") == 0
+    assert (folder(place, "val") / "bbox.csv").is_file()
+
+
+def test_weights_of_the_configuration(place):
+    """Without --weight results go to OUTPUT_DIR itself."""
+    words = ["--config-file", f"configs/pretrain/{BASE}.yaml", *place.sizes, "MODEL.WEIGHT", str(place.weight)]
+    assert run_evaluation(None, words) == 0
+    assert (place.folder / "out/inference/coco_2017_val/bbox.json").is_file()
+
+
+class Interrupted(Exception):
+    """What ends an evaluation in these tests."""
+
+
+def test_resumed_evaluation_equals_one_without_stop(place, monkeypatch):
+    assert evaluate(place) == 0
+    whole = found(folder(place))
+    seen: list[int] = []
+    add = inference_module.PredictionStore.add
+
+    def add_or_stop(store, index, boxes):
+        if seen == [0, 1]:
+            raise Interrupted
+        seen.append(index)
+        add(store, index, boxes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inference_module.PredictionStore, "add", add_or_stop)
+        with pytest.raises(Interrupted):
+            evaluate(place)
+    seen.clear()
+    monkeypatch.setattr(inference_module.PredictionStore, "add", lambda *args: (seen.append(args[1]), add(*args)))
+    assert evaluate(place, "--resume") == 0
+    assert seen == [2] and found(folder(place)) == whole
+    assert evaluate(place, "--resume") == 0
+    assert seen == [2], "nothing is left to do"
+    assert evaluate(place) == 0
+    assert seen == [2, 0, 1, 2] and len(list(folder(place).glob(f"predictions/{PATTERN}"))) == 1
+
+
+def test_other_settings_are_not_resumed(place, capsys):
+    assert evaluate(place) == 0
+    assert evaluate(place, "--resume", "INPUT.MIN_SIZE_TEST", 96) == BAD_INPUT
+    assert "cannot be resumed, as it differs in INPUT" in capsys.readouterr().err
+    assert evaluate(place, "--resume", "TEST.IMS_PER_BATCH", 2) == 0, "the batch size changes nothing"
+
+
+def test_missing_pictures(place, capsys):
+    for name in ("5.png", "9.png"):
+        (place.folder / "coco/val2017" / name).unlink()
+    assert evaluate(place) == BAD_INPUT
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "2 of 3 pictures are missing" in message and "5.png" in message and "--skip-missing" in message
+    assert not folder(place).exists()
+    assert evaluate(place, "--skip-missing") == 0
+    assert {row["image_id"] for row in found(folder(place))} == {2}
+    shutil.rmtree(place.folder / "coco/val2017")
+    assert evaluate(place, "--skip-missing") == BAD_INPUT
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"categories": []}, "has no categories to ask for"),
+        ({"images": []}, "no usable picture"),
+        ({"images": None}, "not in COCO format"),
+    ],
+    ids=["no categories", "empty", "not COCO"],
+)
+def test_unusable_annotations(place, capsys, change, message):
+    path = place.folder / "coco/annotations/instances_val2017.json"
+    content = json.loads(path.read_text()) | change
+    path.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
+    assert evaluate(place) == BAD_INPUT
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not list(folder(place).glob("bbox*")), "nothing is written under a final name"
+
+
+def test_weights_of_another_architecture(place, capsys):
+    torch.save({"model": {"some.weight": torch.zeros(3)}}, place.weight)
+    assert evaluate(place) == BAD_INPUT
+    assert "tiny.pth" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_expected_results(place):
+    expected = [("bbox", "AP", (0.9, 0.01))]
+    assert evaluate(place, "TEST.EXPECTED_RESULTS", expected) == 0
+    assert "FAIL: bbox > AP" in (place.folder / "out/eval/tiny/log.txt").read_text()
+
+
+def test_augmentation_over_several_prompts(place):
+    words = ("TEST.USE_MULTISCALE", True, "TEST.SCALES", (64, 96), "TEST.RANGES", (), "TEST.CHUNKED_EVALUATION", 1)
+    assert evaluate(place, *words, "TEST.SPECIAL_NMS", "vote") == 0
+    rows = found(folder(place))
+    assert {row["category_id"] for row in rows} == {3, 7, 11} and {row["image_id"] for row in rows} == {2, 5, 9}
+
+
+def test_command_needs_a_model(capsys):
+    assert glip(["eval", "OUTPUT_DIR", "out"]) == BAD_INPUT
+    assert "--config-file FILE --weight FILE" in capsys.readouterr().err
