@@ -32,16 +32,19 @@ class Setting:
             "INPUT.MIN_SIZE_TRAIN", "64", "AUGMENT.MULT_MIN_SIZE_TRAIN", "(64,)", *map(str, options),
         ]  # fmt: skip
         self.weight = folder / weight_name
+        self.weight.parent.mkdir(exist_ok=True)
         torch.manual_seed(0)
         self.start = build_detection_model(tiny_config(text, base=base)).state_dict()
         torch.save({"model": self.start}, self.weight)
 
-    def run_program(self, command: str, cwd: Path = REPOSITORY, exit_code: int = 0, **values) -> str:
-        """What the command prints, with `values` in its places."""
+    def run_program(
+        self, command: str, cwd: Path = REPOSITORY, exit_code: int = 0, program: str = sys.executable, **values
+    ) -> str:
+        """What the command, arguments of `program`, prints, with `values` in its places."""
         arguments = shlex.split(command.format(weight=self.weight, **values)) + self.sizes
         environment = {**os.environ, "DATASET": str(self.folder), "OMP_NUM_THREADS": "1"}
         finished = subprocess.run(
-            [sys.executable, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+            [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
         )
         assert finished.returncode == exit_code, finished.stderr[-3000:]
         return finished.stdout + finished.stderr
