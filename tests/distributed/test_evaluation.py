@@ -1,0 +1,151 @@
+"""Evaluation with two processes equals that with one, on the large vocabulary of the scenes."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from data_files import write_coco_toy
+from tiny_detector import make_text_folder, scramble, tiny_config
+from two_processes import run_two
+
+from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.data.worker_errors import WorkerLost
+from maskrcnn_benchmark.engine.finders import ForwardPromptFinder, Item
+from maskrcnn_benchmark.engine.inference import inference, measure_model
+from maskrcnn_benchmark.engine.loading import load_model
+from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.scenes.dataset import write_dataset
+from maskrcnn_benchmark.text.queries import prompts_from_dataset
+from maskrcnn_benchmark.utils import comm
+
+
+def scenes_config(data: Path, *options) -> CfgNode:
+    """glip_nano asked for every colour-kind pair."""
+    files = find_model("glip_nano")
+    cfg = default_config()
+    cfg.merge_from_file(files.config)
+    use_local_text_files(cfg, files.config.parent)
+    cfg.MODEL.DEVICE = "cpu"
+    register = {"type": "coco", "img_dir": str(data / "images"), "ann_file": str(data / "instances_pairs.json")}
+    cfg.DATASETS.REGISTER["pairs"] = CfgNode(register)
+    cfg.DATASETS.TEST, cfg.DATALOADER.NUM_WORKERS, cfg.TEST.IMS_PER_BATCH = ("pairs",), 0, 2
+    cfg.merge_from_list(["DATALOADER.ASPECT_RATIO_GROUPING", False, *options])
+    return cfg
+
+
+def nano(cfg: CfgNode) -> torch.nn.Module:
+    return load_model(cfg, find_model("glip_nano").weights(), torch.device("cpu"))
+
+
+def figures(rank: int, cfg: CfgNode, output: str) -> tuple:
+    (loader,) = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    result = inference(nano(cfg), loader, "pairs", device="cpu", output_folder=output, cfg=cfg, verbose=False)
+    return None if result is None else (dict(result[0].results["bbox"]), result[1]["bbox"])
+
+
+def by_place(rows: list[dict]) -> list[dict]:
+    return sorted(rows, key=lambda row: (row["image_id"], row["category_id"], row["bbox"]))
+
+
+@pytest.mark.slow
+def test_large_vocabulary(tmp_path):
+    """At any batch size, with one process or two, what is found is what a caption with a picture at a time finds."""
+    data = tmp_path / "scenes"
+    write_dataset(data, "val", 5, 0, workers=1)
+    cfg = scenes_config(data, "INPUT.MIN_SIZE_TEST", 192)
+    (loader,) = make_data_loader(cfg, is_train=False)
+    sizes = {tuple(image.image_sizes[0]) for image, *_ in loader}
+    assert len(loader.dataset.categories()) >= 200 and len(sizes) == 1
+    wanted = _one_by_one(cfg, loader.dataset)
+    outcomes = [run_two(figures, tmp_path, cfg, str(tmp_path / "two"))[0]]
+    for batch_size in (1, 3, 5):
+        cfg.TEST.IMS_PER_BATCH = batch_size
+        outcomes.append(figures(0, cfg, str(tmp_path / f"batch{batch_size}")))
+    for values, rows in outcomes:
+        assert values == outcomes[0][0], "identical AP"
+        _compare(rows, wanted)
+
+
+@torch.no_grad()
+def _one_by_one(cfg: CfgNode, dataset) -> dict[int, list]:
+    """The slow way: every prompt with every picture."""
+    model = nano(cfg)
+    prompts = prompts_from_dataset(dataset, cfg, model.tokenizer)
+    assert len(prompts) >= 4, "made by the number of tokens"
+    cfg.TEST.IMS_PER_BATCH = 1
+    (loader,) = make_data_loader(cfg, is_train=False)
+    find = ForwardPromptFinder(model, prompts)
+    found = {}
+    for images, _, (index,), *_ in loader:
+        (boxes,) = find(images, [Item(None, index)])
+        found[dataset.id_to_img_map[index]] = boxes
+    cfg.TEST.IMS_PER_BATCH = 2
+    return found
+
+
+def _compare(rows: list[dict], wanted: dict) -> None:
+    for image_id, boxes in wanted.items():
+        scores = sorted(row["score"] for row in rows if row["image_id"] == image_id)
+        torch.testing.assert_close(
+            torch.tensor(scores), boxes.get_field("scores").sort().values, atol=1e-5, rtol=0, check_dtype=False
+        )
+
+
+def tiny_figures(rank: int, text: str, options: dict) -> list:
+    cfg = tiny_config(Path(text), *options["cfg"])
+    cfg.DATASETS.REGISTER["toy"] = CfgNode(options["register"])
+    cfg.DATASETS.TEST, cfg.TEST.EVAL_TASK = ("toy",), "detection"
+    torch.manual_seed(0)
+    model = scramble(build_detection_model(cfg), scale=0.1)
+    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    return measure_model(cfg, model, loaders, "cpu")
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(tmp_path):
+    annotations = write_coco_toy(tmp_path)
+    text = make_text_folder(tmp_path / "text")
+    options = {
+        "cfg": ("INPUT.MIN_SIZE_TEST", 64, "MODEL.ATSS.INFERENCE_TH", 0.0, "DATALOADER.NUM_WORKERS", 0)
+        + ("TEST.IMS_PER_BATCH", 1, "DATALOADER.ASPECT_RATIO_GROUPING", False),
+        "register": {"type": "coco", "img_dir": str(tmp_path), "ann_file": str(annotations)},
+    }
+    alone = tiny_figures(0, str(text), options)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    assert run_two(tiny_figures, runs, str(text), options) == [alone, alone]
+    assert set(alone[0]) >= {"AP", "AP50"}
+
+
+class KillsItsWorker(torch.utils.data.Dataset):
+    """Ends the process that reads it, as a system without memory does."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def categories(self):
+        return self.dataset.categories()
+
+
+def test_killed_worker_is_told_in_one_line(tmp_path):
+    annotations = write_coco_toy(tmp_path)
+    cfg = tiny_config(make_text_folder(tmp_path / "text"), "DATALOADER.NUM_WORKERS", 1, "TEST.EVAL_TASK", "detection")
+    cfg.DATASETS.REGISTER["toy"] = CfgNode({"type": "coco", "img_dir": str(tmp_path), "ann_file": str(annotations)})
+    cfg.DATASETS.TEST = ("toy",)
+    (loader,) = make_data_loader(cfg, is_train=False)
+    broken = torch.utils.data.DataLoader(KillsItsWorker(loader.dataset), num_workers=1)
+    output = tmp_path / "out"
+    with pytest.raises(WorkerLost, match="the data worker with process id|a data worker ended"):
+        inference(build_detection_model(cfg), broken, "toy", device="cpu", output_folder=str(output), cfg=cfg)
+    assert [path.name for path in output.iterdir()] == ["predictions"]
