@@ -1,12 +1,12 @@
 """From dataset items to the batch that the model and the trainer take."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import default_collate
+from torch.utils.data import get_worker_info
 
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
@@ -34,11 +34,20 @@ def batch_images(images: Sequence[Tensor], size_divisible: int = 0) -> ImageList
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     if size_divisible > 0:
         height, width = (-(-side // size_divisible) * size_divisible for side in (height, width))
-    padded = [
-        image if size == (height, width) else F.pad(image, (0, width - size[1], 0, height - size[0]))
-        for image, size in zip(images, sizes, strict=True)
-    ]
-    return ImageList(default_collate(padded), sizes)
+    batch = _empty_batch((len(images), images[0].shape[0], height, width), images[0].dtype)
+    for place, image, (image_height, image_width) in zip(batch, images, sizes, strict=True):
+        place[:, :image_height, :image_width] = image
+        place[:, image_height:] = 0
+        place[:, :image_height, image_width:] = 0
+    return ImageList(batch, sizes)
+
+
+def _empty_batch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory for a batch; in a loader process it is shared with the trainer, as default_collate's is."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(storage, 0, shape)
 
 
 class BatchCollator:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_benchmark.data.collate_batch import (
     BatchCollator,
@@ -72,3 +73,24 @@ def test_batch_equals_that_of_to_image_list(divisible):
     images = [torch.rand(3, 33, 50), torch.rand(3, 64, 64)]
     ours, theirs = batch_images(images, divisible), to_image_list(images, divisible)
     assert torch.equal(ours.tensors, theirs.tensors) and ours.image_sizes == theirs.image_sizes
+
+
+class Pictures(Dataset):
+    sizes = ((33, 50), (20, 70))
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        torch.manual_seed(index)
+        return torch.rand(3, *self.sizes[index])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_batch_of_a_loader_process_is_shared_and_padded_with_zeros(workers):
+    loader = DataLoader(
+        Pictures(), batch_size=2, num_workers=workers, collate_fn=lambda items: batch_images(items, 32).tensors
+    )
+    (batch,) = list(loader)
+    assert torch.equal(batch, to_image_list([Pictures()[0], Pictures()[1]], 32).tensors)
+    assert batch.is_shared() == bool(workers)

