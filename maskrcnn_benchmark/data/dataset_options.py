@@ -38,7 +38,8 @@ def check_number_of_classes(cfg, name: str, dataset: Any) -> None:
 
     Nothing else depends on MODEL.DYHEAD.NUM_CLASSES: words are matched by tokens, and scores have the prompt's classes.
     """
-    if not cfg.MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS or not hasattr(dataset, "categories"):
+    is_needed = cfg.MODEL.DYHEAD.FUSE_CONFIG.USE_CLASSIFICATION_LOSS and not cfg.DATASETS.CLASS_AGNOSTIC
+    if not is_needed or not hasattr(dataset, "categories"):
         return
     labels = dataset.categories()
     columns = cfg.MODEL.DYHEAD.NUM_CLASSES - 1

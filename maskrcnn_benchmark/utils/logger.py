@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from maskrcnn_benchmark.utils.optional_files import LogFile, LogStream
+
 FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 
 
@@ -23,10 +25,10 @@ def setup_logger(
         handler.close()
     if distributed_rank > 0:
         return logger
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
+    handlers: list[logging.Handler] = [LogStream(sys.stdout)]
     if save_dir:
         Path(save_dir).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(save_dir, filename), encoding="utf-8"))
+        handlers.append(LogFile(Path(save_dir, filename), encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)

@@ -3,13 +3,13 @@
 import math
 from collections import defaultdict, deque
 from numbers import Real
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.optional_files import make_event_writer
 
 
 class SmoothedValue:
@@ -110,7 +110,7 @@ class TensorboardLogger(MetricLogger):
         super().__init__(delimiter)
         self._iteration = start_iter
         self._written: set[str] = set()
-        self._writer = _make_writer(log_dir) if comm.is_main_process() else None
+        self._writer = make_event_writer(log_dir) if comm.is_main_process() else None
 
     @property
     def iteration(self) -> int:
@@ -145,12 +145,6 @@ class TensorboardLogger(MetricLogger):
         """Write out what is pending and close the event file."""
         if self._writer is not None:
             self._writer.close()
-
-
-def _make_writer(log_dir: str) -> Any:
-    from tensorboardX import SummaryWriter  # slow to import, and needed only here
-
-    return SummaryWriter(log_dir)
 
 
 def _as_number(name: str, value: float | Tensor) -> float:

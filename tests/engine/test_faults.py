@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import signal
 import time
 
@@ -74,6 +75,25 @@ def test_data_worker_killed_by_the_system(run, capsys):
     noticed = ("was killed by signal: Killed", "exited unexpectedly", "ended without saying why")
     assert "data worker" in message and any(words in message for words in noticed), "whichever is noticed first"
     assert "DATALOADER.NUM_WORKERS" in message
+
+
+def test_full_disk(run, tmp_path, capsys):
+    """A limit on the size of files stands for it; log and event files cannot be written either."""
+    signals = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_disk():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+
+    try:
+        assert run("--use-tensorboard", "SOLVER.CHECKPOINT_PERIOD", "4", event=fill_disk) == BAD_INPUT
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, signals)
+    shown = capsys.readouterr()
+    assert shown.err == f"glip: error: '{tmp_path / 'out' / 'model_0000004.pth'}': File too large\n"
+    assert shown.out.count("cannot be written: File too large") == 1, "the log file"
+    assert not (tmp_path / "out" / "last_checkpoint").exists() and not list((tmp_path / "out").glob("*model_*"))
 
 
 def test_missing_annotation_file(run, capsys):

@@ -45,7 +45,7 @@ class RecordingWriter:
 @pytest.fixture
 def writer(monkeypatch) -> RecordingWriter:
     recording = RecordingWriter()
-    monkeypatch.setattr(metric_logger, "_make_writer", lambda folder: recording)
+    monkeypatch.setattr(metric_logger, "make_event_writer", lambda folder: recording)
     return recording
 
 
