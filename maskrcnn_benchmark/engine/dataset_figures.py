@@ -14,51 +14,57 @@ from maskrcnn_benchmark.config import try_to_find
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
 from maskrcnn_benchmark.engine.prediction_store import PredictionStore
-from maskrcnn_benchmark.evaluation import LVIS, CocoEvaluator, COCOResults, LvisEvaluator, PhraseRecall
+from maskrcnn_benchmark.evaluation import LVIS, COCOResults, LvisEvaluator, PhraseRecall
+from maskrcnn_benchmark.evaluation.dispatch import evaluate
+from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expected_results
 from maskrcnn_benchmark.evaluation.flickr import FlickrEvaluator
 from maskrcnn_benchmark.evaluation.lvis import text_lines
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
-Result = tuple[COCOResults, dict[str, list]] | dict[str, float]
+Result = tuple[COCOResults, dict[str, list]] | dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
 
 def evaluate_predictions(
-    dataset, store: PredictionStore, cfg, task: str, output_folder: str | None, dataset_name: str = ""
+    dataset,
+    store: PredictionStore,
+    cfg,
+    task: str,
+    output_folder: str | None,
+    dataset_name: str = "",
+    expected_results: Sequence[Expected] = (),
+    sigma_tolerance: float = 4,
 ) -> Result:
     """The figures of what is in the store, over the items that it has; files are written to `output_folder`."""
+    if task != "grounding" and not isinstance(dataset, LvisDetection):
+        if output_folder:
+            save_in_one_step([boxes for _, boxes in store], Path(output_folder, "predictions.pth"))
+        return evaluate(
+            dataset,
+            iter(store),
+            output_folder,
+            expected_results=expected_results,
+            expected_results_sigma_tol=sigma_tolerance,
+        )
     if task == "grounding":
-        return _evaluate_phrases(dataset, store, cfg, output_folder, dataset_name)
-    if isinstance(dataset, LvisDetection):
-        return _evaluate_lvis(dataset, store, cfg, output_folder)
-    if hasattr(dataset, "coco") and hasattr(dataset, "contiguous_category_id_to_json_id"):
-        return _evaluate_boxes(dataset, store, output_folder)
-    raise NotImplementedError(f"test set {dataset_name}: detections on a {type(dataset).__name__} cannot be evaluated")
+        figures = _evaluate_phrases(dataset, store, cfg, output_folder, dataset_name)
+    else:
+        figures = _evaluate_lvis(dataset, store, cfg, output_folder)
+    check_expected_results({"bbox": figures}, expected_results, sigma_tolerance)
+    return figures
 
 
 def figures_of(result: Result | None) -> dict[str, float]:
     """Figures by name from what `inference` returns."""
     if result is None:
         return {}
-    return dict(result[0].results["bbox"]) if isinstance(result, tuple) else dict(result)
+    values = result[0].results["bbox"] if isinstance(result, tuple) else result
+    return {name: float(value) for name, value in values.items() if not hasattr(value, "__len__")}
 
 
-def _evaluate_boxes(dataset, store: PredictionStore, output_folder: str | None) -> Result:
-    evaluator = CocoEvaluator(dataset.coco, dataset.contiguous_category_id_to_json_id)
-    for index, detections in store:
-        evaluator.update(dataset.id_to_img_map[index], detections)
-    results = COCOResults("bbox")
-    results.results["bbox"].update(evaluator.summarize())
-    logger.info("%s", results)
-    if output_folder:
-        evaluator.write(output_folder, results.results["bbox"])
-        save_in_one_step([boxes for _, boxes in store], Path(output_folder, "predictions.pth"))
-    return results, {"bbox": evaluator.results()}
-
-
-def _evaluate_lvis(dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None) -> Result:
+def _evaluate_lvis(dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None) -> dict[str, float]:
     evaluator = LvisEvaluator(
         LVIS(dataset.lvis.dataset),
         is_fixed=not cfg.DATASETS.LVIS_USE_NORMAL_AP,
@@ -73,7 +79,9 @@ def _evaluate_lvis(dataset: LvisDetection, store: PredictionStore, cfg, output_f
     return figures
 
 
-def _evaluate_phrases(dataset, store: PredictionStore, cfg, output_folder: str | None, dataset_name: str) -> Result:
+def _evaluate_phrases(
+    dataset, store: PredictionStore, cfg, output_folder: str | None, dataset_name: str
+) -> dict[str, float]:
     if isinstance(dataset, FlickrDataset):
         entities = _entities_folder(cfg)
         if entities is not None:
@@ -106,7 +114,7 @@ def _entities_folder(cfg) -> str | None:
 
 def _evaluate_flickr(
     dataset: FlickrDataset, store: PredictionStore, cfg, output_folder: str | None, entities: str, dataset_name: str
-) -> Result:
+) -> dict[str, float]:
     evaluator = FlickrEvaluator(
         entities,
         subset="test" if "test" in dataset_name else "val",
@@ -150,15 +158,3 @@ def write_figures(folder: str, figures: Mapping[str, float]) -> None:
     path = Path(folder, "metrics.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(dict(figures), indent=2) + "\n", encoding="utf-8")
-
-
-def check_expected_results(
-    results: COCOResults, expected: Sequence[tuple[str, str, tuple[float, float]]], sigma_tolerance: float
-) -> None:
-    """Logs for every (kind, metric, (mean, deviation)) of TEST.EXPECTED_RESULTS whether the figure is near enough."""
-    for kind, metric, (mean, deviation) in expected:
-        actual = results.results[kind][metric]
-        is_near = abs(actual - mean) < sigma_tolerance * deviation
-        log = logger.info if is_near else logger.error
-        verdict = "PASS" if is_near else "FAIL"
-        log("%s: %s > %s, %.4f, expected %.4f +- %.4f", verdict, kind, metric, actual, mean, deviation)

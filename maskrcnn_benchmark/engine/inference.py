@@ -21,12 +21,7 @@ from maskrcnn_benchmark.data.datasets.concat import CopiedDataset
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
-from maskrcnn_benchmark.engine.dataset_figures import (
-    Result,
-    check_expected_results,
-    evaluate_predictions,
-    figures_of,
-)
+from maskrcnn_benchmark.engine.dataset_figures import Result, evaluate_predictions, figures_of
 from maskrcnn_benchmark.engine.finders import (
     CaptionFinder,
     ClosedSetFinder,
@@ -50,7 +45,6 @@ from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.weight_conversion import unwrap_model
 
 __all__ = [
-    "check_expected_results",
     "clean_name",
     "create_positive_dict",
     "create_queries_and_maps",
@@ -118,10 +112,16 @@ def inference(
             if not store.gather():
                 return None
             _check_complete(data_loader, store, dataset_name)
-            result = evaluate_predictions(dataset, store, cfg, task, output_folder, dataset_name)
-    if isinstance(result, tuple):
-        check_expected_results(result[0], expected_results, expected_results_sigma_tol)
-    return result
+            return evaluate_predictions(
+                dataset,
+                store,
+                cfg,
+                task,
+                output_folder,
+                dataset_name,
+                expected_results,
+                expected_results_sigma_tol,
+            )
 
 
 def measure_model(cfg, model: nn.Module, data_loaders: Sequence, device: torch.device | str) -> list[dict[str, float]]:
