@@ -41,6 +41,16 @@ class ImageUpload:
             batch[i : i + 1, :, :h, :w] = self._normalized(picture[None].to(self.device, non_blocking=True))
         return ImageList(batch, sizes)
 
+    def padded(self, pictures: Tensor, sizes: Sequence[tuple[int, int]]) -> ImageList:
+        """The same for pictures (B, H, W, 3) uint8 that are padded already, of the given (height, width)."""
+        batch = self._normalized(pictures.to(self.device, non_blocking=True))
+        for number, (height, width) in enumerate(sizes):
+            if height < batch.shape[2]:
+                batch[number, :, height:] = 0
+            if width < batch.shape[3]:
+                batch[number, :, :, width:] = 0
+        return ImageList(batch, list(sizes))
+
     def _padded(self, length: int) -> int:
         return -(-length // self.size_divisible) * self.size_divisible if self.size_divisible else length
 
