@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage
-from maskrcnn_benchmark.utils.random_state import seeded
+from maskrcnn_benchmark.utils.random_state import OwnRandomness, seeded
 
 ON_ERROR = ("raise", "skip")
 MAX_SKIPPED_IN_A_ROW = 20  # pictures; a disk that is not there is no matter of single pictures
@@ -30,7 +30,7 @@ class SeededBatchSampler:
     """Yields the batches of a sampler as lists of SampleKey, from iteration `start_iter` on.
 
     Args:
-        batch_sampler: batches of indices of a whole run; its order must not depend on global random state.
+        batch_sampler: batches of indices of a whole run; what it draws follows from the seed alone.
         seed, rank: of the run and of the process.
         start_iter: batches that an earlier part of the run has used; they are drawn and left out.
     """
@@ -42,12 +42,19 @@ class SeededBatchSampler:
         self.start_iter = start_iter
 
     def __iter__(self) -> Iterator[list[SampleKey]]:
-        for iteration, batch in enumerate(self.batch_sampler):
-            if iteration >= self.start_iter:
-                yield [
-                    SampleKey(index, sample_seed(self.seed, self.rank, iteration, slot))
-                    for slot, index in enumerate(batch)
-                ]
+        randomness = OwnRandomness(sample_seed(self.seed))  # of an order that is drawn anew for every pass
+        with randomness.active():
+            batches = enumerate(self.batch_sampler)
+            for _ in zip(range(self.start_iter), batches, strict=False):
+                pass
+        while True:
+            with randomness.active():
+                iteration, batch = next(batches, (-1, None))
+            if batch is None:
+                return
+            yield [
+                SampleKey(index, sample_seed(self.seed, self.rank, iteration, slot)) for slot, index in enumerate(batch)
+            ]
 
     def __len__(self) -> int:
         return len(self.batch_sampler)  # type: ignore[arg-type]

@@ -57,13 +57,39 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seeds the CPU generators for a block and puts back the states they had."""
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.default_generator.manual_seed(seed)
-    try:
+    with OwnRandomness(seed).active():
         yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
+
+
+class OwnRandomness:
+    """A course of the CPU generators of its own, which goes on from one block to the next; the common one stays."""
+
+    def __init__(self, seed: int):
+        self._seed = seed
+        self._states: tuple | None = None
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Within the block the generators are in this course."""
+        common = _cpu_states()
+        if self._states is None:
+            random.seed(self._seed)
+            np.random.seed(self._seed % 2**32)
+            torch.default_generator.manual_seed(self._seed)
+        else:
+            _set_cpu_states(self._states)
+        try:
+            yield
+        finally:
+            self._states = _cpu_states()
+            _set_cpu_states(common)
+
+
+def _cpu_states() -> tuple:
+    return random.getstate(), np.random.get_state(), torch.get_rng_state()
+
+
+def _set_cpu_states(states: tuple) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+    torch.set_rng_state(states[2])

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage
@@ -16,6 +16,7 @@ from maskrcnn_benchmark.data.reproducible import (
     describe_item,
     sample_seed,
 )
+from maskrcnn_benchmark.data.samplers import DistributedSampler, IterationBasedBatchSampler
 from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader, unpack_batch
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -68,6 +69,29 @@ def test_number_of_workers_does_not_matter():
 def test_start_in_the_middle_continues_the_run():
     assert_same(list(loader())[2:], list(loader(start_iter=2)))
     assert len(loader(start_iter=2)) == 4
+
+
+def test_order_drawn_anew_for_every_pass_continues_too():
+    """As with DATALOADER.USE_RANDOM_SEED: the seed of a pass is drawn, and another run draws the same one."""
+
+    def order(start_iter: int = 0, seed: int = 1) -> list[int]:
+        shuffled = DistributedSampler(range(6), 1, 0, use_random=True)
+        run = IterationBasedBatchSampler(BatchSampler(shuffled, 2, drop_last=True), 12)
+        chosen = []
+        for batch in SeededBatchSampler(run, seed, 0, start_iter):
+            chosen.append([key.index for key in batch])
+            np.random.rand()  # what the rest of the program draws
+        return chosen
+
+    whole = order()
+    assert len(whole) == 12 and len({str(whole[i : i + 3]) for i in (0, 3, 6, 9)}) > 1
+    assert order(start_iter=5) == whole[5:] and order(seed=2) != whole
+    np.random.seed(7)
+    expected = np.random.rand(12)
+    np.random.seed(7)
+    order()
+    assert np.random.rand() not in expected, "twelve numbers were drawn, all by this test"
+    assert list(order(start_iter=12)) == []
 
 
 def test_seed_rank_iteration_and_slot_change_the_items():
