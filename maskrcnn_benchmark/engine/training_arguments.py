@@ -33,3 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="save and end successfully after that time; the same command goes on",
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="train nothing: print parameters, operations, time and memory of one picture, and end",
+    )

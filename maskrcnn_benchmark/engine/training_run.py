@@ -23,6 +23,7 @@ from maskrcnn_benchmark.engine.launch import (
 )
 from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
 from maskrcnn_benchmark.engine.trainer import do_train
+from maskrcnn_benchmark.engine.profiling import profile_model
 from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
@@ -77,6 +78,9 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
     with process_group(cfg.MODEL.DEVICE, args.local_rank) as device:
         if args.disable_output_distributed:
             setup_for_distributed(local_rank == 0)
+        if args.profile:
+            sys.stdout.write(f"{profile_model(cfg, device)}\n")
+            return 0
         _prepare_output(cfg, args)
         seed_everything(cfg.SOLVER.SEED + comm.get_rank())
         options = RunOptions(
