@@ -185,16 +185,18 @@ def part_rows(cfg: CfgNode, path: Path) -> Iterator[str]:
 
 
 def proportional_memory() -> int:
-    """Bytes of this process and those that it started; what several share counts once."""
-    own, found = os.getpid(), []
+    """Bytes of this process and those that it started, what several share counted once, without shared pictures."""
+    own, total = str(os.getpid()), 0
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            parent = int((folder / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            if own in (parent, int(folder.name)):
-                found.append((folder / "smaps_rollup").read_text())
+            parent = (folder / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            if own not in (parent, folder.name):
+                continue
+            sizes = dict(line.split()[:2] for line in (folder / "smaps_rollup").read_text().splitlines()[1:])
         except OSError:
             continue  # it has ended
-    return 1024 * sum(int(line.split()[1]) for text in found for line in text.splitlines() if line.startswith("Pss:"))
+        total += 1024 * (int(sizes["Pss:"]) - int(sizes["Pss_Shmem:"]))
+    return total
 
 
 def memory_rows(num_images: int, num_boxes: int, workers: int) -> Iterator[str]:
@@ -210,9 +212,9 @@ def memory_rows(num_images: int, num_boxes: int, workers: int) -> Iterator[str]:
         batches = iter(loader)
         seen = [proportional_memory() for _ in itertools.islice(batches, 4 * workers + 1)]
         del batches
-    yield "| pictures | boxes | load s | GiB before | GiB loaded | workers | GiB with workers and their batches |"
-    yield "|---|---|---|---|---|---|---|"
     gib = [f"{value / 2**30:.2f}" for value in (before, loaded, median(seen))]
+    yield "| pictures | boxes | load s | GiB before | GiB loaded | workers | GiB with workers |"
+    yield "|---|---|---|---|---|---|---|"
     yield f"| {num_images:,} | {num_boxes:,} | {load_s:.1f} | {gib[0]} | {gib[1]} | {workers} | {gib[2]} |"
 
 
