@@ -13,7 +13,7 @@ from maskrcnn_benchmark.layers import SigmoidFocalLoss, TokenSigmoidFocalLoss
 from maskrcnn_benchmark.modeling.assigners.atss import atss_assign
 from maskrcnn_benchmark.modeling.losses.centerness import centerness_targets
 from maskrcnn_benchmark.modeling.losses.contrastive import contrastive_align_loss
-from maskrcnn_benchmark.modeling.losses.iou import giou_loss
+from maskrcnn_benchmark.modeling.losses.iou import giou_losses
 from maskrcnn_benchmark.modeling.losses.shallow_contrastive import (
     NO_BOX_LABEL,
     UNKNOWN_LABEL,
@@ -58,6 +58,28 @@ class Normalizers(NamedTuple):
 
     num_positives: Tensor
     sum_weights: Tensor
+
+
+class Positives(NamedTuple):
+    """The anchors of a batch that have a box, at a number of places that is known without looking at them.
+
+    index: (P,) int64 into all B N anchors, those with a box first, then 0; is_real: (P,) bool, True for the first.
+    """
+
+    index: Tensor
+    is_real: Tensor
+
+    @classmethod
+    def find(cls, mask: Tensor, most: int) -> Positives:
+        """mask (B, N) bool with at most `most` True -> their places, without waiting for the device."""
+        most = min(most, mask.numel())
+        index = torch.nonzero_static(mask.flatten(), size=most, fill_value=0)[:, 0]
+        return cls(index, torch.arange(most, device=mask.device) < mask.sum())
+
+    def look_up(self, values: Tensor) -> Tensor:
+        """Values (B, N, ...) of all anchors -> (P, ...), 0 where there is no anchor, whatever the first one has."""
+        chosen = values.flatten(0, 1)[self.index]
+        return torch.where(self.is_real.view(-1, *[1] * (chosen.dim() - 1)), chosen, 0)
 
 
 class ATSSLosses(NamedTuple):
@@ -140,7 +162,6 @@ class ATSSLossComputation(nn.Module):
         self.box_coder = box_coder
         self.weights = weights or LossWeights()
         self.cls_loss_func = SigmoidFocalLoss(gamma, alpha)
-        self.centerness_loss_func = nn.BCEWithLogitsLoss(reduction="sum")
         self.token_loss_func = TokenSigmoidFocalLoss(token_alpha, token_gamma)
         self.topk = topk
         self.use_classification = use_classification
@@ -196,15 +217,16 @@ class ATSSLossComputation(nn.Module):
             sizes = [len(level) for level in anchors[0]]
             grid = torch.cat([level.bbox for level in anchors[0]])
             assigned = self.prepare_targets(targets, anchors)
-            positive = (assigned.labels > 0).flatten().nonzero()[:, 0]  # a box of label 0 trains the words only
-            boxes = assigned.boxes[assigned.box_rows.flatten()[positive]]
-            positive_anchors = grid[positive % len(grid)]
-            weight = centerness_targets(positive_anchors, boxes)
-            num_positives, sum_weights = self.normalizers or _mean_over_ranks(positive, weight)
+            positives, boxes, weight = self._positives(assigned, grid, len(sizes))
+            num_positives, sum_weights = self.normalizers or _mean_over_ranks(positives, weight)
 
-            codes = _cat_levels(box_regression, sizes).flatten(0, 1)[positive]
-            predicted = self.box_coder.decode(codes, positive_anchors)
-            center_logits = _cat_levels(centerness, sizes).flatten()[positive]
+            codes = positives.look_up(_cat_levels(box_regression, sizes))
+            predicted = self.box_coder.decode(codes, grid[positives.index % len(grid)])
+            center_logits = positives.look_up(_cat_levels(centerness, sizes)[..., 0])
+            counts = positives.is_real.float()
+            reg_weight = torch.where(weight.sum() > 0, weight, counts)
+            loss_reg = (giou_losses(predicted, boxes) * reg_weight).sum() / sum_weights
+            loss_centerness = F.binary_cross_entropy_with_logits(center_logits, weight, counts, reduction="sum")
             loss_cls = codes.new_zeros(())
             if self.use_classification:
                 loss_cls = self._classification_loss(box_cls, sizes, assigned.labels) / num_positives
@@ -229,8 +251,8 @@ class ATSSLossComputation(nn.Module):
             weights = self.weights
             return ATSSLosses(
                 cls=loss_cls,
-                reg=weights.reg * giou_loss(predicted, boxes, weight) / sum_weights,
-                centerness=self.centerness_loss_func(center_logits, weight) / num_positives,
+                reg=weights.reg * loss_reg,
+                centerness=loss_centerness / num_positives,
                 token=_times(weights.token, token),
                 contrastive_align=_times(weights.contrastive_align, contrastive),
                 dot_product_token=_times(weights.dot_product_token, dot_product),
@@ -244,10 +266,17 @@ class ATSSLossComputation(nn.Module):
         Attribute `normalizers` is used instead while it is set.
         """
         grid = torch.cat([level.bbox for level in anchors[0]])
-        assigned = self.prepare_targets(targets, anchors)
-        positive = (assigned.labels > 0).flatten().nonzero()[:, 0]
-        weight = centerness_targets(grid[positive % len(grid)], assigned.boxes[assigned.box_rows.flatten()[positive]])
-        return _mean_over_ranks(positive, weight)
+        positives, _, weight = self._positives(self.prepare_targets(targets, anchors), grid, len(anchors[0]))
+        return _mean_over_ranks(positives, weight)
+
+    def _positives(self, assigned: Targets, grid: Tensor, num_levels: int) -> tuple[Positives, Tensor, Tensor]:
+        """The P anchors that train boxes, their boxes (P, 4), and their centerness in them (P,), 0 where not real."""
+        most = len(assigned.boxes) * self.topk * num_levels  # the candidates of the assignment
+        positives = Positives.find(assigned.labels > 0, most)  # a box of label 0 trains the words only
+        rows = assigned.box_rows.flatten()[positives.index].clamp(max=max(len(assigned.boxes) - 1, 0))
+        boxes = assigned.boxes[rows]
+        weight = centerness_targets(grid[positives.index % len(grid)], boxes)
+        return positives, boxes, torch.where(positives.is_real, weight, 0)
 
     @torch.no_grad()
     def prepare_targets(self, targets: Sequence[BoxList], anchors: Sequence[Sequence[BoxList]]) -> Targets:
@@ -353,9 +382,9 @@ def _cat_levels(levels: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
     return torch.cat([locations_first(level, n).float() for level, n in zip(levels, sizes, strict=True)], dim=1)
 
 
-def _mean_over_ranks(positive: Tensor, weight: Tensor) -> Normalizers:
+def _mean_over_ranks(positives: Positives, weight: Tensor) -> Normalizers:
     """Number of positives (at least 1) and sum of weights, as means over ranks; one collective for both."""
-    count = weight.new_full((), len(positive))  # filled on the device: a copied tensor would wait for it
+    count = positives.is_real.sum().to(weight.dtype)
     sums = reduce_sum(torch.stack((count, weight.sum()))) / get_world_size()
     return Normalizers(sums[0].clamp(min=1.0), sums[1].clamp(min=MIN_WEIGHT))
 
