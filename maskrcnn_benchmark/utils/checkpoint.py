@@ -15,7 +15,13 @@ from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.model_zoo import CATALOG_SCHEME, resolve_weights
 from maskrcnn_benchmark.utils.sharded_state import shard_like_optimizer, whole_state
 from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
-from maskrcnn_benchmark.utils.weight_files import atomic_path, read_checkpoint, select_state_dict, write_pickled
+from maskrcnn_benchmark.utils.weight_files import (
+    atomic_path,
+    read_checkpoint,
+    remove_leftovers,
+    select_state_dict,
+    write_pickled,
+)
 
 TAG_FILE = "last_checkpoint"
 
@@ -64,6 +70,8 @@ class Checkpointer:
         if not self.save_to_disk:
             return
         path = Path(self.save_dir, f"{name}.pth")
+        for leftover in remove_leftovers(self.save_dir):
+            self.logger.info("Removed %s, which a killed process left unfinished", leftover)
         self.logger.info("Saving checkpoint to %s", path)
         with atomic_path(path, is_durable=True) as temporary:
             write_pickled(data, temporary)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")  # looked for, in this order, in a folder
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # put around every name by DataParallel and torch.compile
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as atomic_path names them
 
 # numpy numbers and arrays, which trainers store as evaluation results and random states: data without code
 _SAFE_NUMPY: list[Any] = [
@@ -217,6 +218,17 @@ def atomic_path(path: str | os.PathLike[str], *, is_durable: bool = False) -> It
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
+    """Removes the temporary files that `atomic_path` left in a folder when its process was killed; returns their paths.
+
+    No other process may be writing there.
+    """
+    leftovers = [path for path in Path(folder).glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return leftovers
 
 
 def _flush(path: Path) -> None:

@@ -187,6 +187,11 @@ def test_a_kill_at_any_moment_leaves_a_usable_checkpoint(tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert Checkpointer(nn.Linear(700, 700), save_dir=tmp_path).load()["iteration"] >= 0
+    (tmp_path / ".model_1.pth.12345.tmp").write_bytes(b"half")
+    (tmp_path / ".own.tmp").write_text("another file")
+    Checkpointer(nn.Linear(700, 700), save_dir=tmp_path).save("model_0")
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {name for name in names if name.startswith(".")} == {".own.tmp"}, "no half files pile up"
 
 
 def test_names_are_given_to_what_is_on_the_disk(tmp_path, monkeypatch):
