@@ -212,7 +212,11 @@ def _fix_number_of_iterations(cfg, dataset_length: int) -> None:
 
 
 def aspect_ratio_groups(dataset: Dataset) -> Sequence[int]:
-    """For every item 1 if its picture is at least as high as wide, else 0."""
+    """For every item 1 if its picture is at least as high as wide, else 0; a copied picture is looked at once."""
+    if isinstance(dataset, ConcatDataset):
+        return [group for part in dataset.datasets for group in aspect_ratio_groups(part)]
+    if isinstance(dataset, CopiedDataset):
+        return list(aspect_ratio_groups(dataset.dataset)) * dataset.copies
     records = (dataset.get_img_info(index) for index in range(len(dataset)))  # type: ignore[attr-defined, arg-type]
     return [int(record["height"] >= record["width"]) for record in records]
 

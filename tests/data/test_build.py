@@ -3,11 +3,13 @@
 import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
+from torch.utils.data import Dataset
 from tsv_files import write_tsv_dataset
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import aspect_ratio_groups, build_datasets, dataset_names, make_data_loader
 from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
+from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 
 
 @pytest.fixture
@@ -121,16 +123,21 @@ def test_suffix_selects_the_kind_of_data(cfg, tmp_path):
 
 
 def test_aspect_ratio_groups():
-    class Records:
+    class Records(Dataset):
+        looked_at = 0
         sizes = ((10, 20), (20, 10), (10, 10))
 
         def __len__(self):
             return 3
 
         def get_img_info(self, index):
+            self.looked_at += 1
             return dict(zip(("width", "height"), self.sizes[index], strict=True))
 
     assert aspect_ratio_groups(Records()) == [1, 0, 1]
+    records = Records()
+    assert aspect_ratio_groups(ConcatDataset([CopiedDataset(records, 3), Records()])) == [1, 0, 1] * 4
+    assert records.looked_at == 3
 
 
 def test_caption_prompt_from_a_file(cfg, tmp_path):
