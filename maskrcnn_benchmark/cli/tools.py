@@ -30,3 +30,13 @@ def run_evaluation(description: str | None, argv: Sequence[str] | None = None) -
     from maskrcnn_benchmark.engine import evaluation_run
 
     return evaluation_run.run(args, opts)
+
+
+def run_visualization(description: str | None, argv: Sequence[str] | None = None) -> int:
+    """A program that draws: reads its command line, draws, and returns the exit code."""
+    from maskrcnn_benchmark.engine import evaluation_arguments
+
+    args, opts = parse_tool_arguments(description, evaluation_arguments.add_drawing_arguments, argv)
+    from maskrcnn_benchmark.engine import visualization_run
+
+    return visualization_run.run(args, opts)

@@ -33,3 +33,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on where an interrupted evaluation stopped")
     parser.add_argument("--skip-missing", action="store_true", help="leave out pictures whose files are not there")
+    parser.add_argument(
+        "--save-vis", type=int, default=0, metavar="N",
+        help="draw the first N pictures of every test set with what was found and what is there, in the folder vis",
+    )  # fmt: skip
+
+
+def add_drawing_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a command that draws what is found on pictures of test sets."""
+    add_arguments(parser)
+    parser.add_argument("--image_index", default="0", metavar="N,N-M", help="pictures to draw; default: %(default)s")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.6,
+        metavar="SCORE",
+        help="boxes drawn have scores above; default: %(default)s",
+    )
+    parser.add_argument("--box_pixel", type=int, default=3, metavar="N", help="width of lines; default: %(default)s")
+    parser.add_argument("--text_size", type=float, default=1.0, metavar="X", help="factor on the size of letters")
+    parser.add_argument("--vis-dir", default="visualize", metavar="DIR", help="default: %(default)s")
+    for name in ("--alpha", "--text_pixel", "--text_offset", "--text_offset_original", "--color"):
+        parser.add_argument(
+            name, type=float, metavar="X", help="accepted; labels find their place and colour themselves"
+        )

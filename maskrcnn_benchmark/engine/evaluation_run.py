@@ -40,12 +40,14 @@ class EvaluationOptions:
         skip_missing: leave out pictures whose files are not there.
         precision: of the numbers on a GPU.
         weight: what the predictions were made with, for `resume`.
+        save_vis: number of pictures of every set to draw.
     """
 
     resume: bool = False
     skip_missing: bool = False
     precision: str | None = DEFAULT_PRECISION
     weight: str = ""
+    save_vis: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,9 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         setup_logger("maskrcnn_benchmark", str(log_dir) if cfg.OUTPUT_DIR else "", comm.get_rank())
         logger.info("Command: %s", " ".join(sys.argv))
         logger.info("Processes: %d; PyTorch %s; device %s", comm.get_world_size(), torch.__version__, device)
-        options = EvaluationOptions(args.resume, args.skip_missing, args.precision, weight or cfg.MODEL.WEIGHT)
+        options = EvaluationOptions(
+            args.resume, args.skip_missing, args.precision, weight or cfg.MODEL.WEIGHT, args.save_vis
+        )
         evaluate_tasks(
             tasks, TaskModel(cfg, weight, device, args.precision), log_dir if cfg.OUTPUT_DIR else None, options
         )
@@ -175,6 +179,7 @@ def evaluate_task(
             cfg=cfg,
             resume=options.resume,
             description={"weight": options.weight},
+            save_vis=options.save_vis,
         )
         figures[name] = comm.broadcast_object(figures_of(result))
     return figures

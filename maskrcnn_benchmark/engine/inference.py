@@ -32,6 +32,7 @@ from maskrcnn_benchmark.engine.finders import (
     PromptFinder,
 )
 from maskrcnn_benchmark.engine.prediction_store import PredictionStore, open_store
+from maskrcnn_benchmark.engine.result_pictures import DEFAULT_THRESHOLD, save_pictures
 from maskrcnn_benchmark.engine.tta import TestTimeAugmentation
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import GeneralizedVLRCNN
 from maskrcnn_benchmark.text.queries import (
@@ -77,6 +78,7 @@ def inference(
     *,
     resume: bool = False,
     description: Mapping[str, Any] | None = None,
+    save_vis: int = 0,
 ) -> Result | None:
     """Runs a model over a test set and computes its figures; the signature is the historical one.
 
@@ -90,6 +92,7 @@ def inference(
 
     Args:
         description: what the predictions depend on beside cfg, such as the weights; asked of a folder to resume.
+        save_vis: number of pictures to draw with what was found and what is there, in the folder vis.
     Raises: ValueError for another task or kind of evaluation, and when a picture of the set was not evaluated.
     """
     if tuple(iou_types) != ("bbox",) or box_only or visualizer is not None:
@@ -97,21 +100,17 @@ def inference(
             f"iou_types={tuple(iou_types)}, box_only={box_only}, visualizer={visualizer}: only boxes are evaluated"
         )
     model = unwrap_model(model).eval()
-    dataset = data_loader.dataset
-    if isinstance(dataset, CopiedDataset):
-        dataset = dataset.dataset
+    dataset = plain_dataset(data_loader)
     task = task_of(cfg, model)
-    find = make_finder(model, dataset, cfg, task)
-    with _folder_for(output_folder) as folder, worker_errors_in_one_line():
+    with _folder_for(output_folder) as folder:
         store = open_store(folder, _describe(cfg, dataset_name, dataset, description), resume)
         with contextlib.closing(store):
-            batches = _remaining_batches(data_loader, store, cfg)
-            looker = TestTimeAugmentation.from_config(cfg, find, device) if cfg.TEST.USE_MULTISCALE else None
-            times = _predict(find, looker, dataset, batches, device, store, verbose, dataset_name)
-            times.report()
+            find_predictions(model, data_loader, store, cfg, device, dataset_name, verbose=verbose)
             if not store.gather():
                 return None
             _check_complete(data_loader, store, dataset_name)
+            if save_vis and output_folder:
+                save_pictures(dataset, store, Path(output_folder, "vis"), count=save_vis, threshold=DEFAULT_THRESHOLD)
             return evaluate_predictions(
                 dataset,
                 store,
@@ -122,6 +121,35 @@ def inference(
                 expected_results,
                 expected_results_sigma_tol,
             )
+
+
+@torch.no_grad()
+def find_predictions(
+    model: nn.Module,
+    data_loader,
+    store: PredictionStore,
+    cfg,
+    device: torch.device | str,
+    name: str,
+    *,
+    verbose: bool = True,
+) -> None:
+    """Puts what the model finds on this process's part of a test set into the store, beside what it has already.
+
+    Raises: WorkerLost when the system ends a process of the loader.
+    """
+    dataset = plain_dataset(data_loader)
+    find = make_finder(model, dataset, cfg, task_of(cfg, model))
+    looker = TestTimeAugmentation.from_config(cfg, find, device) if cfg.TEST.USE_MULTISCALE else None
+    batches = _remaining_batches(data_loader, store, cfg)
+    with worker_errors_in_one_line():
+        _predict(find, looker, dataset, batches, device, store, verbose, name).report()
+
+
+def plain_dataset(data_loader) -> Any:
+    """The dataset of a loader, without the copies of it."""
+    dataset = data_loader.dataset
+    return dataset.dataset if isinstance(dataset, CopiedDataset) else dataset
 
 
 def measure_model(cfg, model: nn.Module, data_loaders: Sequence, device: torch.device | str) -> list[dict[str, float]]:
