@@ -4,6 +4,7 @@ Every function works in a single process too, where the world has size 1 and not
 device they live on; Python objects travel through the CPU when the process group has a CPU backend.
 """
 
+import os
 import time
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.utils.launchers import find_place
+from maskrcnn_benchmark.utils.rendezvous import agree_on_prefix
 
 GLOO_PAUSE_S = 0.2
 TIMEOUT = timedelta(hours=2)  # a rank may be alone for long: evaluating, or writing a checkpoint
@@ -54,15 +56,27 @@ def init_distributed(
         device: the GPU of this process alone, which NCCL takes from the start. With the CPU, or a GPU that processes
             share, which NCCL refuses, gloo does everything. None: NCCL for the current GPU of each process, if any.
     """
+    store = None
+    if init_method == "env://" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        store, rank, world_size = _store_of_torchrun()
     uses_nccl = torch.cuda.is_available() and dist.is_nccl_available() and (device is None or device.type == "cuda")
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if uses_nccl else "gloo",
-        init_method=init_method,
+        init_method=None if store is not None else init_method,
+        store=store,
         rank=rank,
         world_size=world_size,
         timeout=TIMEOUT,
         device_id=device if uses_nccl else None,
     )
+
+
+def _store_of_torchrun() -> tuple[dist.Store, int, int]:
+    """(store that only this start of the workers uses, rank, number of processes)."""
+    rank, world_size = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE"))
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, world_size, is_master=False, timeout=TIMEOUT)
+    return dist.PrefixStore(agree_on_prefix(store, rank, world_size, TIMEOUT), store), rank, world_size
 
 
 def destroy_distributed() -> None:
