@@ -20,6 +20,7 @@ from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expec
 from maskrcnn_benchmark.evaluation.flickr import FlickrEvaluator
 from maskrcnn_benchmark.evaluation.lvis import text_lines
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
+from maskrcnn_benchmark.evaluation.report import write_detection_report, write_phrase_report
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 Result = tuple[COCOResults, dict[str, list]] | dict[str, Any]
@@ -43,15 +44,18 @@ def evaluate_predictions(
             save_in_one_step([boxes for _, boxes in store], Path(output_folder, "predictions.pth"))
         return evaluate(
             dataset,
-            iter(store),
+            store,
             output_folder,
             expected_results=expected_results,
             expected_results_sigma_tol=sigma_tolerance,
+            report_title=dataset_name or type(dataset).__name__,
         )
     if task == "grounding":
         figures = _evaluate_phrases(dataset, store, cfg, output_folder, dataset_name)
+        if output_folder and store.indices():
+            write_phrase_report(output_folder, dataset_name, dataset, store, figures)
     else:
-        figures = _evaluate_lvis(dataset, store, cfg, output_folder)
+        figures = _evaluate_lvis(dataset, store, cfg, output_folder, dataset_name)
     check_expected_results({"bbox": figures}, expected_results, sigma_tolerance)
     return figures
 
@@ -64,7 +68,9 @@ def figures_of(result: Result | None) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if not hasattr(value, "__len__")}
 
 
-def _evaluate_lvis(dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None) -> dict[str, float]:
+def _evaluate_lvis(
+    dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None, dataset_name: str
+) -> dict[str, float]:
     evaluator = LvisEvaluator(
         LVIS(dataset.lvis.dataset),
         is_fixed=not cfg.DATASETS.LVIS_USE_NORMAL_AP,
@@ -76,6 +82,7 @@ def _evaluate_lvis(dataset: LvisDetection, store: PredictionStore, cfg, output_f
     logger.info("\n%s", "\n".join(text_lines(figures)))
     if output_folder:
         evaluator.write(output_folder, figures)
+        write_detection_report(output_folder, dataset_name, dataset, store, figures, evaluator)
     return figures
 
 

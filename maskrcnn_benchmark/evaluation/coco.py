@@ -148,6 +148,10 @@ class CocoEvaluator(Evaluator):
         self.recalls = dict(zip(RECALLS, stats[6:], strict=True))
         return dict(zip(METRICS, stats[:6], strict=True))
 
+    def mean_precision(self) -> np.ndarray:
+        """(T, 101, K) precision over overlaps, recalls and categories, for all areas and 100 detections per image."""
+        return self.precision[..., AREAS["all"], MAX_DETECTIONS]
+
     def _tabulate(self) -> dict[str, dict[str, float]]:
         """For each row of the table the value per category name; NaN without ground truth."""
         names = self.names()

@@ -15,12 +15,35 @@ from maskrcnn_benchmark.evaluation.coco import CocoEvaluator, COCOResults
 from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expected_results
 from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator
 from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
+from maskrcnn_benchmark.evaluation.report import write_detection_report
 from maskrcnn_benchmark.evaluation.voc import VocEvaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 logger = logging.getLogger(__name__)
 
 Predictions = Sequence[BoxList] | Mapping[int, BoxList] | Iterable[tuple[int, BoxList]]
+
+
+class ByIndex:
+    """Predictions as pairs of dataset index and boxes, as often as the predictions can be looked through.
+
+    Raises: ValueError, while looking through, for an index that the dataset does not have.
+    """
+
+    def __init__(self, predictions: Predictions, num_items: int):
+        self.predictions = predictions
+        self.num_items = num_items
+
+    def __iter__(self) -> Iterator[tuple[int, BoxList]]:
+        pairs: Iterable[tuple[int, BoxList]]
+        if isinstance(self.predictions, Sequence):
+            pairs = enumerate(self.predictions)
+        else:
+            pairs = self.predictions.items() if isinstance(self.predictions, Mapping) else self.predictions
+        for index, boxes in pairs:
+            if not 0 <= index < self.num_items:
+                raise ValueError(f"predictions for item {index} of a dataset with {self.num_items} items")
+            yield index, boxes
 
 
 class DetectionTruth(NamedTuple):
@@ -83,6 +106,8 @@ def evaluate(
     iou_types: Sequence[str] = ("bbox",),
     expected_results: Sequence[Expected] = (),
     expected_results_sigma_tol: float = 4,
+    *,
+    report_title: str = "",
 ) -> tuple[COCOResults, dict[str, list]] | dict[str, Any]:
     """Computes the figures of boxes found in a dataset; the interface is the historical one.
 
@@ -92,6 +117,8 @@ def evaluate(
         predictions: BoxLists with `scores` and `labels`, of the dataset's items in order, or by index.
         output_folder: where files are written; None for none.
         expected_results, expected_results_sigma_tol: see `check_expected_results`.
+        report_title: of a page on the results in the folder, for data in COCO format; "" for no page. It looks through
+            the predictions again, so that an iterator will not do.
     Returns:
         COCO: (COCOResults, {"bbox": list of results}). VOC: {"ap": array per label from 0, "map": mean}. LVIS: figures
         by name.
@@ -101,7 +128,7 @@ def evaluate(
     """
     if box_only or tuple(iou_types) != ("bbox",):
         raise ValueError(f"box_only={box_only}, iou_types={tuple(iou_types)}: only boxes with classes are evaluated")
-    pairs = _by_index(predictions, dataset)
+    pairs = ByIndex(predictions, len(dataset))  # type: ignore[arg-type]
     if isinstance(dataset, PascalVOCDataset):
         return _evaluate_voc(dataset, pairs, output_folder)
     if isinstance(dataset, LvisDetection):
@@ -122,19 +149,11 @@ def evaluate(
     logger.info("%s", results)
     if output_folder:
         evaluator.write(output_folder, results.results["bbox"])
+        if report_title:
+            figures = {**results.results["bbox"], **evaluator.recalls}
+            write_detection_report(output_folder, report_title, dataset, pairs, figures, evaluator)
     check_expected_results(results.results, expected_results, expected_results_sigma_tol)
     return results, {"bbox": evaluator.results()}
-
-
-def _by_index(predictions: Predictions, dataset: Any) -> Iterator[tuple[int, BoxList]]:
-    if isinstance(predictions, Sequence):
-        pairs: Iterable[tuple[int, BoxList]] = enumerate(predictions)
-    else:
-        pairs = predictions.items() if isinstance(predictions, Mapping) else predictions
-    for index, boxes in pairs:
-        if not 0 <= index < len(dataset):
-            raise ValueError(f"predictions for item {index} of a dataset with {len(dataset)} items")
-        yield index, boxes
 
 
 def _evaluate_voc(

@@ -211,6 +211,11 @@ class LvisEvaluator(Evaluator):
         self.table = _table(self.curves, names)
         return figures(self.curves, self.ground_truth.truth, UNLIMITED if self.is_fixed else self.max_per_image)
 
+    def mean_precision(self) -> np.ndarray:
+        """(T, 101, K) precision over overlaps, recalls and classes, for all areas, after `summarize`."""
+        assert self.curves is not None
+        return self.curves.precision[..., 0]
+
     def write(self, folder: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
         """Writes bbox.csv (the lines of `text_lines`) and metrics.json (full figures, and AP per class)."""
         folder = Path(folder)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 IOU_THRESHOLD = 0.5
 NOTHING = "(nothing)"
@@ -118,14 +119,14 @@ class Mistakes(NamedTuple):
 def find_mistakes(images: Iterable[JudgedImage], num_worst: int = 24) -> Mistakes:
     """Looks through the images twice, first for the threshold."""
     scores, is_right, num_truths = [np.zeros(0)], [np.zeros(0, dtype=bool)], 0
-    for image in images:
+    for image in tqdm(images, desc="Report, scores", leave=False, disable=None):
         scores.append(image.scores)
         is_right.append(judge(image).is_right)
         num_truths += len(image.truth_boxes)
     threshold, f1 = best_threshold(np.concatenate(scores), np.concatenate(is_right), num_truths)
     counts: Counter[tuple[str, str]] = Counter()
     worst: list[tuple[tuple[float, int, int], JudgedImage, Verdict]] = []
-    for number, image in enumerate(images):
+    for number, image in enumerate(tqdm(images, desc="Report, mistakes", leave=False, disable=None)):
         image = image.confident(threshold)
         verdict = judge(image)
         counts += confusions(image, verdict)

@@ -9,11 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
+from maskrcnn_benchmark.evaluation.average_precision import RECALLS
+from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
+from maskrcnn_benchmark.evaluation.judged_images import JudgedImages
+from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator
 from maskrcnn_benchmark.evaluation.mistakes import (
     NOTHING,
     JudgedImage,
@@ -22,6 +27,7 @@ from maskrcnn_benchmark.evaluation.mistakes import (
     confused_names,
     find_mistakes,
 )
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.weight_files import atomic_path
 from maskrcnn_benchmark.visualization.charts import bar_chart, heat_map, line_chart
 from maskrcnn_benchmark.visualization.contact_sheet import Sample, contact_sheet
@@ -120,6 +126,40 @@ def mean_curves(precision: np.ndarray, recalls: np.ndarray) -> dict[str, Curve]:
     return {name: (recalls.tolist(), values.mean(1).tolist()) for name, values in lines.items()}
 
 
+def write_detection_report(
+    folder: str | os.PathLike[str],
+    title: str,
+    dataset: Any,
+    predictions: Iterable[tuple[int, BoxList]],
+    figures: Mapping[str, float],
+    evaluator: CocoEvaluator | LvisEvaluator,
+) -> None:
+    """The page on boxes found in a dataset, if it has pictures in files.
+
+    Args:
+        predictions: pairs of dataset index and boxes, looked through twice.
+        figures: what the evaluator has computed.
+    """
+    if JudgedImages.supports(dataset):
+        curves = mean_curves(evaluator.mean_precision(), RECALLS)
+        Report(title, figures, evaluator.table, curves, JudgedImages(dataset, predictions)).write(folder)
+
+
+def write_phrase_report(
+    folder: str | os.PathLike[str],
+    title: str,
+    dataset: Any,
+    predictions: Iterable[tuple[int, BoxList]],
+    figures: Mapping[str, float],
+) -> None:
+    """The page on phrases found in sentences: recall by k and type."""
+    by_k: dict[str, dict[str, float]] = {}
+    for name, value in figures.items():
+        k, _, kind = name.rpartition("_")
+        by_k.setdefault(k, {})[kind] = value
+    Report(title, figures, by_k, {}, JudgedImages(dataset, predictions)).write(folder)
+
+
 def figure_table(figures: Mapping[str, float]) -> str:
     """A row for every figure."""
     rows = "".join(
@@ -132,7 +172,7 @@ def figure_table(figures: Mapping[str, float]) -> str:
 def _bars(name: str, values: Mapping[str, float]) -> tuple[str, str]:
     known = {key: value for key, value in values.items() if value >= 0}
     drawn = dict(sorted(known.items(), key=lambda item: -item[1]))
-    note = f"{len(values) - len(known)} classes without ground truth are left out."
+    note = f"Classes without ground truth, which are left out: {len(values) - len(known)}."
     if len(drawn) > MAX_BARS:
         keys = list(drawn)
         drawn = {key: drawn[key] for key in (*keys[: MAX_BARS // 2], *keys[-MAX_BARS // 2 :])}

@@ -31,8 +31,9 @@ COCO_PREDICTIONS = [found([10, 10, 39, 39, 1, 0.9]), found([20, 20, 59, 59, 2, 0
 def test_coco(tmp_path):
     data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
     results, predictions = evaluate(
-        dataset=data, predictions=COCO_PREDICTIONS, output_folder=str(tmp_path / "out"), iou_types=("bbox",)
+        dataset=data, predictions=COCO_PREDICTIONS, output_folder=str(tmp_path / "out"), report_title="toy"
     )
+    assert "<h1>toy</h1>" in (tmp_path / "out" / "report.html").read_text()
     assert results.results["bbox"]["AP"] == pytest.approx(1.0) and results.results["bbox"]["APl"] == -1
     assert predictions["bbox"] == [
         {"image_id": 2, "category_id": 7, "bbox": [10, 10, 30, 30], "score": pytest.approx(0.9)},

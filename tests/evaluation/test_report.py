@@ -13,7 +13,7 @@ from maskrcnn_benchmark.data.datasets import COCODataset, FlickrDataset, LvisDet
 from maskrcnn_benchmark.evaluation import CocoEvaluator
 from maskrcnn_benchmark.evaluation.average_precision import RECALLS
 from maskrcnn_benchmark.evaluation.judged_images import JudgedImages
-from maskrcnn_benchmark.evaluation.report import Report, mean_curves
+from maskrcnn_benchmark.evaluation.report import Report, mean_curves, write_phrase_report
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
@@ -41,7 +41,7 @@ def test_page_of_detections(data, tmp_path):
     for index, boxes in PREDICTIONS:
         evaluator.update(data.id_to_img_map[index], boxes)
     metrics = evaluator.summarize()
-    curves = mean_curves(evaluator.precision[..., 0, 2], RECALLS)
+    curves = mean_curves(evaluator.mean_precision(), RECALLS)
     assert list(curves) == ["IoU 0.50", "IoU 0.75", "mean of IoU 0.50 to 0.95"]
     assert curves["IoU 0.50"][1][0] == pytest.approx(0.25), "the second of two for the cat, never for the dog"
     report = Report("toy <set>", metrics, evaluator.table, curves, JudgedImages(data, PREDICTIONS))
@@ -51,7 +51,7 @@ def test_page_of_detections(data, tmp_path):
         assert f"<h2>{title}</h2>" in page
     assert "The 1 worst images" in page and page.count("data:image/jpeg;base64,") == 1 and page.count("<svg") == 3
     assert "5.png" in page and "0 of 1 found, 1 of 1 detections wrong" in page
-    assert "1 classes without ground truth are left out" in page
+    assert "Classes without ground truth, which are left out: 1" in page
     with Image.open(tmp_path / "out" / "report.png") as picture:
         assert picture.width > 200 and np.asarray(picture).std() > 1
     rows = list(csv.reader((tmp_path / "out" / "confusions.csv").open()))
@@ -96,9 +96,10 @@ def test_page_of_phrases(tmp_path, bert_vocabulary):
     first, second = JudgedImages(data, predictions)
     assert first.names == ["the red cup", "the dog"] and first.truth_names == ["the red cup", "the dog"]
     assert second.truth_names == ["small dog"] and first.title == "scene.png: the red cup left of the dog"
-    figures = {"Recall@1_all": 2 / 3}
-    page = Report("phrases", figures, {"Recall@1": {"all": 2 / 3}}, {}, JudgedImages(data, predictions))
-    text = page.write(tmp_path / "out").read_text()
+    figures = {"Recall@1_all": 2 / 3, "Upper_bound_all": 1.0}
+    write_phrase_report(tmp_path / "out", "phrases", data, predictions, figures)
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert (tmp_path / "out" / "per_class.csv").read_text().splitlines()[0] == "class,Recall@1,Upper_bound"
     assert "Recall@1 by class" in text and "the red cup left of the dog" in text and "0.6667" in text
 
 
