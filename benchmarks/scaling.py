@@ -26,6 +26,7 @@ from measure import ROOT, machine, synchronise
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
+from maskrcnn_benchmark.engine.training_run import record_steps
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -78,6 +79,7 @@ def make_trainer(cfg: CfgNode, device: torch.device, args: argparse.Namespace) -
     """A trainer as the training command makes it, without its data, and a batch of this process."""
     torch.manual_seed(0)
     model = build_detection_model(cfg).to(device).train()
+    record_steps(model, cfg)
     batch = training_batch(model, *args.size, args.batch_size, args.boxes, comm.get_rank())
     model, trained, ema_module = distribute(model, device, ParallelOptions.from_config(cfg), with_average=True)
     optimizer = make_optimizer(cfg, model)

@@ -76,6 +76,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
     ),
     AddedKey(
+        "SOLVER.CUDA_GRAPHS",
+        False,
+        "On a GPU, record forward and backward pass of a batch whose shape comes again and replay it with one launch "
+        "each. Without activation checkpointing; worth its memory where batches are small and of few shapes.",
+    ),
+    AddedKey(
         "SOLVER.FSDP",
         False,
         "With several processes, each keeps a part of the weights, gradients and optimizer states (fully_shard of "

@@ -25,7 +25,7 @@ from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
 from maskrcnn_benchmark.engine.profiling import profile_model
 from maskrcnn_benchmark.engine.trainer import do_train
 from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
-from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN, build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpointer
@@ -113,6 +113,7 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
         torch.backends.cudnn.benchmark = True
     is_distributed = comm.get_world_size() > 1
     model = build_detection_model(cfg).to(device).train()  # its parts freeze now, before anything counts parameters
+    record_steps(model, cfg)
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=is_distributed)  # fixes SOLVER.MAX_ITER
     val_data_loader = None
     if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
@@ -143,6 +144,18 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
         ema_module=ema_module,
     )
     return model
+
+
+def record_steps(model: GeneralizedVLRCNN, cfg: CfgNode) -> None:
+    """Lets the model record its training steps where SOLVER.CUDA_GRAPHS asks for it.
+
+    Raises: ValueError for a model or a configuration with which that is not possible.
+    """
+    if not cfg.SOLVER.CUDA_GRAPHS:
+        return
+    if cfg.SOLVER.FSDP:
+        raise ValueError("SOLVER.CUDA_GRAPHS True and SOLVER.FSDP True exclude each other: switch one of them off")
+    model.use_training_graphs()
 
 
 def _load(checkpointer: Checkpointer, weight: str, resume: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """GLIP (arXiv:2112.03857): a detector whose classes are the phrases of a caption."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from functools import cached_property
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
+from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs, why_not_recorded
 from maskrcnn_benchmark.modeling.backbone import build_backbone
 from maskrcnn_benchmark.modeling.freezing import FreezingPlan
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures, build_language_backbone, build_tokenizer
@@ -21,6 +22,7 @@ from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
 from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, split_maps, to_device, token_positions
 from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
 from maskrcnn_benchmark.modeling.rpn import build_rpn
+from maskrcnn_benchmark.modeling.rpn.vldyhead import HeadOutputs
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
@@ -124,6 +126,7 @@ class GeneralizedVLRCNN(nn.Module):
         self.text_policy, self.freezing = text_policy, freezing
         self.mlm, self.mlm_only_positives, self.knowledge = mlm, mlm_only_positives, knowledge
         self.acceleration: Acceleration | None = None
+        self.training_graphs: TrainingGraphs | None = None
         self.register_load_state_dict_post_hook(_forget_acceleration)
         self.freezing.freeze_at_construction(self)
 
@@ -173,6 +176,20 @@ class GeneralizedVLRCNN(nn.Module):
         Raises: ValueError for another name.
         """
         self.acceleration = None if name is None else Acceleration(find_precision(name), use_graphs=use_graphs)
+        return self
+
+    def use_training_graphs(self, is_on: bool = True) -> "GeneralizedVLRCNN":
+        """Records the network as CUDA graphs in training, where shapes come again; returns the model.
+
+        That saves the time of launching thousands of kernels, which is more than computing takes for small batches.
+        The backward pass of a call must come before the next call. On a CPU nothing changes.
+
+        Raises: ValueError where the network cannot be recorded.
+        """
+        reason = why_not_recorded(self) if is_on else None
+        if reason is not None:
+            raise ValueError(f"SOLVER.CUDA_GRAPHS: training cannot be recorded with {reason}")
+        self.training_graphs = TrainingGraphs(self, self.raw_predictions) if is_on else None
         return self
 
     def _accelerated(self):
@@ -381,6 +398,8 @@ class GeneralizedVLRCNN(nn.Module):
             text, positive_map = self._encode_classes(len(images), targets, captions, positive_map)
         elif captions is None:
             raise ValueError("the detector needs captions, one string per image")
+        elif self.training and self.training_graphs is not None:
+            return self._losses_by_graphs(images, targets, captions, positive_map)
         else:
             text = self.encode_text(captions, greenlight_map, min_tokens=_tokens_named(positive_map))
         _check_one_text_per_image(text, len(images))
@@ -391,6 +410,25 @@ class GeneralizedVLRCNN(nn.Module):
             images, features.levels, targets, features.text or text, positive_map, captions, features.c4
         )
         return losses
+
+    def _losses_by_graphs(self, images: ImageList, targets, captions: Sequence[str], positive_map) -> dict[str, Tensor]:
+        """The losses of `forward` with the network recorded; see `use_training_graphs`."""
+        tokens = self.tokenize(captions, trim=False)
+        _check_one_text_per_image(tokens.input_ids, len(images))
+        outputs, masks = self.training_graphs(
+            images.tensors, tokens.input_ids, tokens.attention_mask, tokens.special_tokens_mask
+        )
+        anchors = self.rpn.anchor_generator(images, outputs.centerness)  # of the levels only their sizes matter
+        return self.rpn.losses(outputs, targets, anchors, captions, positive_map, masks, None)
+
+    def raw_predictions(
+        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, special_tokens_mask: Tensor
+    ) -> tuple[HeadOutputs, Tensor]:
+        """Normalised images (B, 3, H, W), tokens (B, T) -> predictions before loss or selection, text masks."""
+        text = self.encode_tokens(input_ids, attention_mask, special_tokens_mask)
+        levels, c4, fused = self.backbone.encode(images, text)
+        text = fused or text
+        return self.rpn.predict(levels, text, c4), text.masks
 
     def _check_targets(self, targets: Sequence[BoxList | None] | None, num_images: int) -> list[BoxList]:
         """The targets that are not None, on the model's device."""
@@ -426,7 +464,7 @@ def _forget_acceleration(model: GeneralizedVLRCNN, *_) -> None:
         model.acceleration.forget()
 
 
-def _check_one_text_per_image(text: TextFeatures, num_images: int) -> None:
+def _check_one_text_per_image(text: Sized, num_images: int) -> None:
     if len(text) != num_images:
         raise ValueError(f"the detector needs one caption per image, got {len(text)} for {num_images} images")
 

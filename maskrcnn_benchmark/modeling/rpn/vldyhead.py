@@ -383,15 +383,18 @@ class VLDyHeadModule(nn.Module):
             text: TextFeatures; positive_map: see `GeneralizedVLRCNN.forward`; captions: the strings.
         Returns: (list of BoxList or None, dict of losses, fused visual features or None).
         """
-        text_masks = text.masks
-        text, embedding = self.prepare_text(text)
-        with_classes = self.class_logits_in_training if self.training else self.class_logits_in_inference
-        outputs = self.head(features, text, embedding, swint_feature_c4, with_class_logits=with_classes)
+        outputs = self.predict(features, text, swint_feature_c4)
         anchors = self.anchor_generator(images, features)
         if self.training:
-            losses = self.losses(outputs, targets, anchors, captions, positive_map, text_masks, text.mlm_labels)
+            losses = self.losses(outputs, targets, anchors, captions, positive_map, text.masks, text.mlm_labels)
             return None, losses, outputs.fused_visual_features
         return self.select(outputs, anchors, positive_map), {}, outputs.fused_visual_features
+
+    def predict(self, features, text: TextFeatures, swint_feature_c4: Tensor | None = None) -> HeadOutputs:
+        """Levels (B, C, H_l, W_l) and text -> raw predictions, of the class branch too where it is needed."""
+        text, embedding = self.prepare_text(text)
+        with_classes = self.class_logits_in_training if self.training else self.class_logits_in_inference
+        return self.head(features, text, embedding, swint_feature_c4, with_class_logits=with_classes)
 
     def select(self, outputs: HeadOutputs, anchors, positive_map):
         """Raw predictions -> list of BoxList with `labels` and `scores`."""
