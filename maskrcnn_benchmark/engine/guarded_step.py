@@ -1,11 +1,13 @@
 """One optimizer step that never lets a value that is not finite into the weights, and does not wait for the device."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from maskrcnn_benchmark.solver.gradient_clipping import Gradients, known_gradients
+from maskrcnn_benchmark.solver.loss_scale import LossScaler
 from maskrcnn_benchmark.utils import comm
 
 FP16_SCALE = 2.0**16
@@ -32,7 +34,7 @@ class GuardedStep:
         self.optimizer = optimizer
         # Schedulers warn of steps in the wrong order unless they saw the optimizer step; a skipped first step is none.
         optimizer._opt_called = True  # type: ignore[attr-defined]
-        self.scaler = torch.amp.GradScaler(device.type, init_scale=FP16_SCALE) if use_loss_scale else None
+        self.scaler = LossScaler(device.type, init_scale=FP16_SCALE) if use_loss_scale else None
 
     def __call__(self, loss: Tensor) -> Tensor:
         """Scalar loss -> bool tensor on its device: whether the step was skipped."""
@@ -51,14 +53,17 @@ class GuardedStep:
 
     def finish(self) -> Tensor:
         """Moves the weights by the gradients -> bool tensor on their device: whether that was skipped."""
-        if self.scaler is None:
-            is_bad = ~torch.isfinite(self._gradient_norm())
-            self._step_unless(is_bad)
-            return is_bad
-        self.scaler.unscale_(self.optimizer)
-        is_bad = ~torch.isfinite(self._gradient_norm())
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = Gradients.of(self.optimizer).measured()
+        assert gradients.norm is not None
+        is_bad = ~torch.isfinite(comm.full_tensor(gradients.norm))
+        with known_gradients(self.optimizer, gradients):
+            if self.scaler is None:
+                self._step_unless(is_bad)
+            else:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
         return is_bad
 
     def state_dict(self) -> dict:
@@ -68,9 +73,6 @@ class GuardedStep:
     def load_state_dict(self, state: Mapping) -> None:
         if self.scaler is not None and state:
             self.scaler.load_state_dict(dict(state))
-
-    def _gradient_norm(self) -> Tensor:
-        return comm.full_tensor(torch.nn.utils.get_total_norm(_gradients(self.optimizer)))
 
     def _step_unless(self, is_bad: Tensor) -> None:
         if getattr(self.optimizer, "_step_supports_amp_scaling", False):
@@ -82,10 +84,6 @@ class GuardedStep:
                 del self.optimizer.grad_scale, self.optimizer.found_inf
         elif not is_bad.item():
             self.optimizer.step()
-
-
-def _gradients(optimizer: Optimizer) -> Iterable[Tensor]:
-    return [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
 
 
 class StepMonitor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,14 @@ from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.sharded_state import shard_like_model
 
 _Place = tuple[dict, str]  # the parameters or buffers of a module, and a name among them
+
+
+class _Move(NamedTuple):
+    """Averages of one type on one device, and where they move to; `converts` if those are of another kind."""
+
+    averages: list[Tensor]
+    targets: list[Tensor]
+    converts: bool
 
 
 class ModelEma:
@@ -45,6 +54,8 @@ class ModelEma:
             self.ema.to(device)
         self._source: nn.Module | None = None
         self._pairs: list[tuple[_Place, _Place]] = []
+        self._moves: list[_Move] = []
+        self._moves_are_for: list[object] = []
         if copied is not None:
             copied.load_state_dict(_unwrap(model).state_dict())
 
@@ -54,19 +65,23 @@ class ModelEma:
         model = _unwrap(model)
         if self._source is not model:
             self._source, self._pairs = model, _pair_places(self.ema, model)
-        averages: list[Tensor] = []
-        targets: list[Tensor] = []
-        for (owner, name), (source, _) in self._pairs:
-            average, target = comm.local_part(owner[name]), comm.local_part(source[name])
-            if target.device != average.device:
-                target = target.to(average.device)
-            if average.is_floating_point():
-                averages.append(average)
-                targets.append(target.to(average.dtype))
+        averages = [owner[name] for (owner, name), _ in self._pairs]
+        targets = [owner[name] for _, (owner, name) in self._pairs]
+        if not averages:
+            return
+        # The lists hold as long as the tensors are the same objects, and were not moved all together.
+        are_for = [*map(id, averages), *map(id, targets), *_format(averages[0]), *_format(targets[0])]
+        if self._moves_are_for != are_for:
+            self._moves, are_lasting = _moves(averages, targets)
+            self._moves_are_for = are_for if are_lasting else []
+        for move in self._moves:
+            sources = move.targets
+            if move.converts:
+                sources = [target.to(move.averages[0]) for target in sources]
+            if move.averages[0].is_floating_point():
+                torch._foreach_lerp_(move.averages, sources, 1 - self.decay)
             else:
-                average.copy_(target)
-        torch._foreach_mul_(averages, self.decay)
-        torch._foreach_add_(averages, targets, alpha=1 - self.decay)
+                torch._foreach_copy_(move.averages, sources)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The averaged weights, under the model's own names; checkpoints keep them under the key "model_ema"."""
@@ -88,6 +103,24 @@ def _pair_places(average: nn.Module, model: nn.Module) -> list[tuple[_Place, _Pl
         raise ValueError(f"the averaged model differs in {sorted(places.keys() ^ sources.keys())[:8]}")
     pairs = {id(owner[entry]): ((owner, entry), sources[name]) for name, (owner, entry) in places.items()}
     return list(pairs.values())
+
+
+def _moves(averages: list[Tensor], targets: list[Tensor]) -> tuple[list[_Move], bool]:
+    """What to do in a few calls, and whether that is so for as long as the tensors are: not if some are sharded."""
+    moves: dict[tuple, _Move] = {}
+    are_lasting = True
+    for average, target in zip(averages, targets, strict=True):
+        own, other = comm.local_part(average), comm.local_part(target)
+        are_lasting &= own is average and other is target
+        kinds = (*_format(own), *_format(other))
+        move = moves.setdefault(kinds, _Move([], [], converts=_format(own) != _format(other)))
+        move.averages.append(own)
+        move.targets.append(other)
+    return list(moves.values()), are_lasting
+
+
+def _format(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
+    return tensor.dtype, tensor.device
 
 
 def _places(module: nn.Module) -> dict[str, _Place]:

@@ -3,34 +3,47 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from maskrcnn_benchmark.solver.gradient_clipping import clip_before_step
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
 
-_PER_PARAMETER = ("params", "name", "initial_lr")  # what groups with equal settings may differ in
 _EXECUTION = ("foreach", "fused", "capturable", "differentiable")  # settings that say how to compute, not what
 
 
-def merge_groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Joins groups whose settings are equal, in order of first appearance. The parameters' order is kept in each."""
-    merged: dict[tuple, dict[str, Any]] = {}
-    for group in groups:
-        # A learning rate may be a tensor: compared by identity, as it is shared only on purpose.
-        settings = tuple(
-            (key, id(value) if isinstance(value, torch.Tensor) else value)
-            for key, value in sorted(group.items())
-            if key not in _PER_PARAMETER
-        )
-        if settings in merged:
-            merged[settings]["params"] += group["params"]
-        else:
-            merged[settings] = {**group, "params": list(group["params"])}
-    return list(merged.values())
+class GroupMerger:
+    """Joins groups whose settings are equal, in order of first appearance. The parameters' order is kept in each.
+
+    Settings are compared anew by every call, as schedules change them between steps; the joined lists of parameters
+    are made again only when groups part or meet. A learning rate that is a tensor is compared by identity.
+
+    Args:
+        settings: the names of what a step reads in a group. Other entries, such as names, stay with the groups.
+    """
+
+    def __init__(self, settings: tuple[str, ...]):
+        self.settings = settings
+        self._layout: tuple[list[int], list[int], list[int]] | None = None
+        self._merged: list[dict[str, Any]] = []
+
+    def __call__(self, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The joined groups, {"params", settings...}; their lists are used again by the next call."""
+        numbers: dict[Any, int] = {}
+        joined_to = [numbers.setdefault(values, len(numbers)) for values in map(itemgetter(*self.settings), groups)]
+        parameters = [group["params"] for group in groups]
+        layout = (joined_to, list(map(len, parameters)), [id(one) for members in parameters for one in members])
+        if layout != self._layout:
+            self._layout, self._merged = layout, [{"params": []} for _ in numbers]
+            for number, members in zip(joined_to, parameters, strict=True):
+                self._merged[number]["params"] += members
+        for merged, values in zip(self._merged, numbers, strict=True):
+            merged.update(zip(self.settings, values, strict=True))
+        return self._merged
 
 
 class _MergedStep(Optimizer):
@@ -38,6 +51,8 @@ class _MergedStep(Optimizer):
 
     Groups, their order and the state dict stay one per parameter, as checkpoints have them.
     """
+
+    _merger: GroupMerger | None = None  # made when first needed: copies of an optimizer begin without it
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
@@ -64,7 +79,8 @@ class _MergedStep(Optimizer):
     @contextmanager
     def _merged_groups(self) -> Iterator[None]:
         groups, hooks = self.param_groups, (self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks)
-        self.param_groups = merge_groups(groups)
+        self._merger = self._merger or GroupMerger(tuple(self.defaults))
+        self.param_groups = self._merger(groups)
         # The outer step runs the hooks; the inner one would, too, once the plain class has been used.
         self._optimizer_step_pre_hooks, self._optimizer_step_post_hooks = OrderedDict(), OrderedDict()
         try:
@@ -80,6 +96,29 @@ class MergedSGD(_MergedStep, SGD):
 
 class MergedAdamW(_MergedStep, AdamW):
     """AdamW that executes groups of equal settings together."""
+
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params_with_grad: list[Tensor],
+        grads: list[Tensor],
+        exp_avgs: list[Tensor],
+        exp_avg_sqs: list[Tensor],
+        max_exp_avg_sqs: list[Tensor],
+        state_steps: list[Tensor],
+    ) -> bool:
+        """Fills the lists as torch does, five times faster once every parameter has a state."""
+        lists = (params_with_grad, grads, exp_avgs, exp_avg_sqs, max_exp_avg_sqs, state_steps)
+        pairs = [(one, grad) for one in group["params"] if (grad := one.grad) is not None]
+        states: list[Any] = [self.state.get(one) for one, _ in pairs]
+        is_plain = not (group["amsgrad"] or group["differentiable"] or isinstance(group["lr"], Tensor))
+        if not (is_plain and all(states)) or any(grad.is_sparse or grad.is_complex() for _, grad in pairs):
+            return super()._init_group(group, *lists)
+        params_with_grad += [one for one, _ in pairs]
+        grads += [grad for _, grad in pairs]
+        for wanted, key in ((exp_avgs, "exp_avg"), (exp_avg_sqs, "exp_avg_sq"), (state_steps, "step")):
+            wanted += map(itemgetter(key), states)
+        return False
 
 
 def make_optimizer(cfg, model: nn.Module) -> Optimizer:

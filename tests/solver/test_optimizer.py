@@ -11,7 +11,7 @@ from torch.optim import SGD, AdamW
 
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.solver import clip_before_step, learning_rates, make_optimizer
-from maskrcnn_benchmark.solver.optimizer import MergedAdamW, MergedSGD, merge_groups
+from maskrcnn_benchmark.solver.optimizer import GroupMerger, MergedAdamW, MergedSGD
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
 
 RULES = GroupRules(base_lr=1.0, weight_decay=0.1, lang_lr=0.01, backbone_body_lr_factor=0.5, weight_decay_norm_factor=3)
@@ -40,7 +40,7 @@ def test_groups_of_goldg_are_the_recorded_ones():
         assert list(group["betas"]) == expected["betas"] and group["eps"] == expected["eps"]
         assert group["lr"] == pytest.approx(expected["lr"], rel=1e-12), expected["name"]
         assert group["weight_decay"] == expected["weight_decay"], expected["name"]
-    assert len(merge_groups(optimizer.param_groups)) == 4
+    assert len(GroupMerger(tuple(optimizer.defaults))(optimizer.param_groups)) == 4
 
 
 @pytest.mark.parametrize(
