@@ -49,6 +49,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "Folder of Flickr30k Entities below a data root: the sentences and boxes against which recall is measured.",
     ),
     AddedKey(
+        "GLIPKNOW.ORIGINAL_CAPTIONS",
+        False,
+        "Make the captions that the original makes in effect: bare class names unless WIKI_AND_GPT3, and with it for "
+        "classes that lack either part, and no blank between the parts.",
+    ),
+    AddedKey(
         "MODEL.DYHEAD.FUSE_CONFIG.FUSE_EMBED_DIM",
         2048,
         "Width of the bi-attention's inner space, all heads together; the published models have 2048.",

@@ -5,10 +5,13 @@ import logging
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 from torch import Tensor
+
+from maskrcnn_benchmark.config import try_to_find
 
 from .features import TextFeatures
 
@@ -25,6 +28,8 @@ class Knowledge:
         use_wiki_and_gpt3: append both "def_wiki" and "gpt3"; num_gpt3: how many of the gpt3 sentences.
         aggregation: "first" (the [CLS] token) or "mean" over the words.
         max_classes_in_training: classes per training batch, -1 for as many as there are.
+        as_original: make the captions that the original makes in effect: bare names unless use_wiki_and_gpt3, and with
+            it bare names of classes that lack either part; nothing stands between the parts.
     """
 
     entries: Mapping[str, dict]
@@ -33,6 +38,7 @@ class Knowledge:
     num_gpt3: int = 5
     aggregation: str = "first"
     max_classes_in_training: int = -1
+    as_original: bool = False
 
     @classmethod
     def from_config(cls, cfg) -> "Knowledge | None":
@@ -52,10 +58,7 @@ class Knowledge:
             raise ValueError(f"GLIPKNOW.LAN_FEATURE_AGG_TYPE={know.LAN_FEATURE_AGG_TYPE!r}; known are first, mean")
         entries = {}
         if know.KNOWLEDGE_FILE:
-            path = Path(know.KNOWLEDGE_FILE)
-            if not path.is_file():
-                raise FileNotFoundError(f"GLIPKNOW.KNOWLEDGE_FILE {str(path)!r} does not exist")
-            entries = _read_entries(path)
+            entries = _read_entries(_find_file(know.KNOWLEDGE_FILE))
         return cls(
             entries,
             know.KNOWLEDGE_TYPE,
@@ -63,6 +66,7 @@ class Knowledge:
             know.GPT3_NUM,
             know.LAN_FEATURE_AGG_TYPE,
             know.MAX_NUM_CLASSES_PER_BATCH_TRAIN,
+            know.ORIGINAL_CAPTIONS,
         )
 
     def caption(self, name: str) -> str:
@@ -72,16 +76,21 @@ class Knowledge:
             if name:
                 logger.info("No knowledge about class %r; its name stands alone.", name)
             return name
-        text = entry.get("clean_name", name)
+        if self.as_original:
+            return self._original_caption(name, entry)
         if self.use_wiki_and_gpt3:
-            wiki, sentences = entry.get("def_wiki"), entry.get("gpt3") or []
-            return text + ": " + (wiki or "") + " ".join(sentences[: self.num_gpt3])
-        knowledge = entry.get(self.source) if self.source else None
-        if not knowledge:
-            return text
-        if isinstance(knowledge, list):
-            knowledge = " ".join(knowledge[: self.num_gpt3])
-        return f"{text}: {knowledge}"
+            parts = [entry.get("def_wiki") or "", *(entry.get("gpt3") or [])[: self.num_gpt3]]
+        else:
+            known = (entry.get(self.source) if self.source else None) or []
+            parts = [known] if isinstance(known, str) else known[: self.num_gpt3]
+        text, knowledge = entry.get("clean_name", name), " ".join(part.strip() for part in parts if part.strip())
+        return f"{text}: {knowledge}" if knowledge else text
+
+    def _original_caption(self, name: str, entry: Mapping[str, Any]) -> str:
+        has_parts = all(entry.get(key) is not None for key in ("clean_name", "def_wiki", "gpt3"))
+        if not (self.use_wiki_and_gpt3 and has_parts):
+            return name
+        return f"{entry['clean_name']}: {entry['def_wiki']}{' '.join(entry['gpt3'][: self.num_gpt3])}"
 
     def training_classes(self, present: Sequence[str], rng: random.Random | None = None) -> list[str]:
         """Classes of one training batch: those present first, filled up at random, shuffled.
@@ -101,6 +110,20 @@ class Knowledge:
             chosen += rng.sample(rest, limit - len(chosen))
         rng.shuffle(chosen)
         return chosen
+
+
+def _find_file(name: str) -> Path:
+    """A file in the search path of data. Raises: FileNotFoundError."""
+    try:
+        path = Path(try_to_find(name))
+    except FileNotFoundError:
+        path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"GLIPKNOW.KNOWLEDGE_FILE {name!r} does not exist; knowledge/scenes.yaml is part of the project, the files "
+            "of the GLIP authors are knowledge/*.yaml of their repository"
+        )
+    return path
 
 
 def _read_entries(path: Path) -> dict[str, dict]:
