@@ -18,6 +18,7 @@ from maskrcnn_benchmark.data.datasets.coco_json import (
     select_few_shot,
 )
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
+from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -42,6 +43,7 @@ class COCODataset(Dataset):
         sample_ratio: not 0 to keep a random part of the boxes: ceil(n * ratio) of them, or exactly ceil(-ratio).
         min_keypoints: visible keypoints a picture needs, where annotations have keypoints.
         first_label: of the first category; beyond 1 behind another dataset with labels of its own.
+        is_train: keep the annotations packed, which an evaluation cannot read.
         other: arguments that only other datasets of the list read.
     """
 
@@ -61,11 +63,12 @@ class COCODataset(Dataset):
         sample_ratio: float = 0.0,
         min_keypoints: int = 0,
         first_label: int = 1,
+        is_train: bool = False,
         **other: Any,
     ):
         self.root = os.fspath(root)
         self.ann_file = os.fspath(ann_file)
-        self.coco = load_coco_json(ann_file)
+        self.coco = load_packed_coco_json(ann_file) if is_train else load_coco_json(ann_file)
         self.transforms = transforms
         self.ignore_crowd = ignore_crowd
         self.max_box = max_box

@@ -7,7 +7,7 @@ import random
 import pytest
 from data_files import write_coco_toy, write_grounding_toy
 
-from maskrcnn_benchmark.data.datasets import CocoGrounding, FlickrDataset
+from maskrcnn_benchmark.data.datasets import COCODataset, CocoGrounding, FlickrDataset
 from maskrcnn_benchmark.data.datasets.coco_json import load_coco_json
 from maskrcnn_benchmark.data.datasets.packed_annotations import (
     PackedAnnotations,
@@ -113,3 +113,12 @@ def test_only_training_packs(tmp_path):
         assert training.ids == evaluation.ids
         (_, one, _), (_, other, _) = training[1], evaluation[1]
         assert one.bbox.tolist() == other.bbox.tolist() and len(one) > 0
+
+
+def test_closed_sets_are_packed_in_training(tmp_path):
+    path = write_coco_toy(tmp_path)
+    training, evaluation = (COCODataset(path, tmp_path, True, is_train=is_train) for is_train in (True, False))
+    assert isinstance(training.coco.imgToAnns, PackedAnnotations) and evaluation.coco.anns
+    for (_, one, _), (_, other, _) in zip(training, evaluation, strict=True):
+        assert one.bbox.tolist() == other.bbox.tolist()
+        assert one.get_field("labels").tolist() == other.get_field("labels").tolist()
