@@ -18,6 +18,7 @@ ENTRIES = {
     "dog_n": {"clean_name": "dog", "def_wiki": "", "gpt3": []},
     "star_n": {"clean_name": "star", "path": ["body", "thing"]},
     "tree_n": {},
+    "moon_n": {"clean_name": "moon", "def_wiki": None, "gpt3": [" it shines at night"]},
 }
 
 
@@ -34,8 +35,16 @@ ENTRIES = {
         ({"source": "def_wiki"}, "tree_n", "tree_n"),
         ({"source": "def_wiki"}, "unknown", "unknown"),
         ({"source": "def_wiki"}, "", ""),
-        # As in the original nothing stands between the two parts.
-        ({"use_wiki_and_gpt3": True, "num_gpt3": 2}, "cup_n", "cup: a small open container.one two"),
+        ({"use_wiki_and_gpt3": True, "num_gpt3": 2}, "cup_n", "cup: a small open container. one two"),
+        ({"use_wiki_and_gpt3": True}, "moon_n", "moon: it shines at night"),
+        ({"use_wiki_and_gpt3": True}, "star_n", "star"),
+        (
+            {"use_wiki_and_gpt3": True, "num_gpt3": 2, "as_original": True},
+            "cup_n",
+            "cup: a small open container.one two",
+        ),
+        ({"use_wiki_and_gpt3": True, "as_original": True}, "moon_n", "moon_n"),
+        ({"source": "def_wiki", "as_original": True}, "cup_n", "cup_n"),
     ],
 )
 def test_sentences(settings, name, sentence):
@@ -45,8 +54,8 @@ def test_sentences(settings, name, sentence):
 @pytest.mark.parametrize(
     ("limit", "present", "expected"),
     [
-        (-1, ["dog_n"], {"cup_n": 1, "dog_n": 1, "star_n": 1, "tree_n": 1}),
-        (4, ["dog_n"], {"cup_n": 1, "dog_n": 1, "star_n": 1, "tree_n": 1}),
+        (-1, ["dog_n"], {"cup_n": 1, "dog_n": 1, "star_n": 1, "tree_n": 1, "moon_n": 1}),
+        (5, ["dog_n"], {"cup_n": 1, "dog_n": 1, "star_n": 1, "tree_n": 1, "moon_n": 1}),
     ],
 )
 def test_all_classes_of_a_batch(limit, present, expected):
