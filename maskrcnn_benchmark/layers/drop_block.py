@@ -10,7 +10,8 @@ from torch import Tensor, nn
 class DropBlock2D(nn.Module):
     """Sets square blocks of a map to zero while training and scales up the rest.
 
-    Seeds of blocks are drawn from the CPU generator, for maps on any device, one mask per image for all channels.
+    Seeds of blocks are drawn from the CPU generator, for maps on any device, one mask per image for all channels. Only
+    a CUDA graph that is being recorded draws them on its GPU, anew in every replay.
 
     Args:
         drop_prob: share of positions to drop; 0 makes it the identity.
@@ -27,7 +28,8 @@ class DropBlock2D(nn.Module):
         """x (B, C, H, W) -> (B, C, H, W)."""
         if not self.training or self.drop_prob == 0:
             return x
-        seeds = torch.rand(x.shape[0], *x.shape[2:]) < self.drop_prob / self.block_size**2
+        device = x.device if x.is_cuda and torch.cuda.is_current_stream_capturing() else "cpu"
+        seeds = torch.rand(x.shape[0], *x.shape[2:], device=device) < self.drop_prob / self.block_size**2
         dropped = F.max_pool2d(seeds[:, None].float(), self.block_size, stride=1, padding=self.block_size // 2)
         if self.block_size % 2 == 0:
             dropped = dropped[:, :, :-1, :-1]

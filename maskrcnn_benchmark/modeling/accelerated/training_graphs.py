@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.func import functional_call
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from maskrcnn_benchmark.layers import NaiveSyncBatchNorm2d
@@ -30,6 +31,17 @@ class _Recording(NamedTuple):
     parameters: tuple[nn.Parameter, ...]
     parameter_grads: tuple[Tensor, ...]
     structure: TreeSpec
+
+
+class _Network(nn.Module):
+    """Calls a function that computes with the parameters of a module."""
+
+    def __init__(self, module: nn.Module, function: Callable[..., Any]):
+        super().__init__()
+        self.module, self.function = module, function
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs)
 
 
 class TrainingGraphs:
@@ -104,20 +116,22 @@ class TrainingGraphs:
         torch.cuda.synchronize()
         torch.cuda.empty_cache()  # what direct calls used for activations; the recordings have memory of their own
         forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        trained = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad]
+        # Others of the same memory: autograd ties a parameter to the stream where its gradient was first needed.
+        leaves = {f"module.{name}": p.detach().requires_grad_() for name, p in trained}
         torch.clear_autocast_cache()  # weights that were cast outside are not there when the graph is replayed
         with torch.cuda.graph(forward, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            result = self.function(*static)
+            result = functional_call(_Network(self.module, self.function), leaves, static)
         torch.clear_autocast_cache()
         outputs, structure = tree_flatten(result)
         differentiable = [x for x in outputs if isinstance(x, Tensor) and x.requires_grad]
         grads = [torch.zeros_like(x) for x in differentiable]
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
-        for parameter in parameters:
+        for _, parameter in trained:
             self._gradients.setdefault(parameter, torch.empty_like(parameter))
         torch.cuda.synchronize()
         with torch.cuda.graph(backward, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            found = torch.autograd.grad(differentiable, parameters, grads, allow_unused=True)
-            used = tuple(p for p, grad in zip(parameters, found, strict=True) if grad is not None)
+            found = torch.autograd.grad(differentiable, list(leaves.values()), grads, allow_unused=True)
+            used = tuple(p for (_, p), grad in zip(trained, found, strict=True) if grad is not None)
             shared = [self._gradients[p] for p in used]
             torch._foreach_copy_(shared, [grad for grad in found if grad is not None])
         by_output = dict(zip(map(id, differentiable), grads, strict=True))
