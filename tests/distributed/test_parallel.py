@@ -1,5 +1,6 @@
 """Two processes against one with the double batch, as copies of the model and as its shards."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,10 +114,10 @@ def folder(tmp_path):
     return tmp_path
 
 
-def one_process(folder: Path, *options) -> tuple[dict, dict]:
+def one_process(folder: Path) -> tuple[dict, dict]:
     """(checkpoint at the end, first weights) of one process with all pictures."""
-    start = {name: value.clone() for name, value in start_training(0, str(folder), options).model.state_dict().items()}
-    train(0, str(folder), options)
+    start = {name: value.clone() for name, value in start_training(0, str(folder), SGD).model.state_dict().items()}
+    train(0, str(folder), SGD)
     (folder / "out").rename(folder / "alone")
     return read_checkpoint(folder / "alone" / "model_final.pth"), start
 
@@ -133,25 +134,59 @@ SGD = (
 )
 
 
-def train_both_ways(rank: int, folder: str, options: tuple) -> list[dict]:
-    """Once with copies of the model, once with its shards; the outcomes are in "copies" and "shards"."""
-    results = []
-    for kind, is_sharded in (("copies", False), ("shards", True)):
-        results.append(train(rank, folder, (*options, "SOLVER.FSDP", is_sharded)))
+RUNS = {  # name: options, whether to go on from the second iteration of the single process
+    "copies": (("SOLVER.FSDP", False), False),
+    "shards": (("SOLVER.FSDP", True), False),
+    "resumed shards": (("SOLVER.FSDP", True), True),
+    "rounded shards": (("SOLVER.FSDP", True, "SOLVER.USE_AMP", True, "SOLVER.OPTIMIZER", "ADAMW"), False),
+}
+
+
+def train_as_named(rank: int, folder: str, names: list[str]) -> dict[str, dict]:
+    """Some runs of the table by two processes; their outcomes are in folders of those names."""
+    results = {}
+    for name in names:
+        options, resume = RUNS[name]
+        if rank == 0 and resume:
+            copy_second_iteration(Path(folder, "alone"), Path(folder, "out"))
+        comm.synchronize()
+        results[name] = train(rank, folder, (*SGD, *options), resume)
         comm.synchronize()
         if rank == 0:
-            Path(folder, "out").rename(Path(folder, kind))
+            Path(folder, "out").rename(Path(folder, name))
         comm.synchronize()
     return results
 
 
+def copy_second_iteration(source: Path, goal: Path) -> None:
+    """Makes the checkpoint in mid-run the last one of a new output folder."""
+    goal.mkdir()
+    shutil.copy(source / "model_0000002.pth", goal)
+    (goal / "last_checkpoint").write_text("model_0000002.pth")
+
+
 def test_two_processes_equal_one(folder):
     """Rank 1 has no boxes in the second iteration and rank 0 none in the fourth."""
-    alone, start = one_process(folder, *SGD)
-    for results in run_two(train_both_ways, folder, str(folder), SGD):
-        assert [result["skipped"] for result in results] == [0, 0]
-    for kind in ("copies", "shards"):
-        together = read_checkpoint(folder / kind / "model_final.pth")
+    alone, start = one_process(folder)
+    names = ["copies", "shards", "resumed shards"]
+    for results in run_two(train_as_named, folder, str(folder), names):
+        assert {name: result["skipped"] for name, result in results.items()} == dict.fromkeys(names, 0)
+    for name in names:
+        together = read_checkpoint(folder / name / "model_final.pth")
         assert_same_training(alone, together, start)
-        assert any(not torch.equal(value, start[name]) for name, value in together["model"].items())
+        assert any(not torch.equal(value, start[entry]) for entry, value in together["model"].items())
         assert_same_optimizer(alone["optimizer"], together["optimizer"])
+
+    copy_second_iteration(folder / "shards", folder / "out")
+    train(0, str(folder), SGD, resume=True)
+    assert_same_training(read_checkpoint(folder / "out" / "model_final.pth"), alone, start)
+
+
+@pytest.mark.slow
+def test_shards_in_mixed_precision(folder):
+    """The loss scale is too high at first; both processes leave out the same steps."""
+    one, other = run_two(train_as_named, folder, str(folder), ["rounded shards"])
+    assert one == other and one["rounded shards"]["skipped"] < len(BOXES)
+    checkpoint = read_checkpoint(folder / "rounded shards" / "model_final.pth")
+    assert checkpoint["scaler"]["scale"] == 2.0 ** (16 - one["rounded shards"]["skipped"])
+    assert all(torch.isfinite(value).all() for value in checkpoint["model"].values())
