@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from nested_equality import assert_equal
 from toy_training import toy_loader, toy_trainer
 from two_processes import run_two
 
 from maskrcnn_benchmark.engine.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate
+from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
 RUNS: dict[str, dict[str, Any]] = {  # name -> options; one whose name ends in @0 or @1 is for that process only
@@ -19,13 +21,19 @@ RUNS: dict[str, dict[str, Any]] = {  # name -> options; one whose name ends in @
     "stops": {"bad_steps@1": (3,)},
     "empty": {"empty@0": (0, 1), "max_negative_share": 0.1},
     "deadline": {"deadline@0": 0.0, "deadline@1": 1e12},
-    "sigterm": {"sigterm_in@1": 3},
+    "plain": {"ema_decay": 0.9},
+    "sigterm": {"sigterm_in@1": 3, "ema_decay": 0.9},
+    "resumed": {"resume": True, "ema_decay": 0.9},
 }
 
 
 def train_all(rank: int, folder: str) -> dict[str, dict]:
-    """Body of one process: the runs one after the other, each in a folder of its name."""
-    return {name: train(rank, f"{folder}/{name}", dict(options)) for name, options in RUNS.items()}
+    """Body of one process: the runs one after the other, each in a folder; "resumed" is what stopped."""
+    outcomes = {}
+    for name, options in RUNS.items():
+        outcomes[name] = train(rank, f"{folder}/{name}".replace("resumed", "sigterm"), dict(options))
+        comm.synchronize()  # process 0 has saved
+    return outcomes
 
 
 def train(rank: int, folder: str, options: dict[str, Any]) -> dict[str, Any]:
@@ -91,3 +99,10 @@ def test_deadline_of_the_first_process_stops_both(outcomes, folder):
 def test_sigterm_to_one_process_saves_and_stops_both(outcomes, folder):
     assert [outcome["calls"] for outcome in outcomes["sigterm"]] == [4, 4], "they agree at the next iteration"
     assert read_checkpoint(folder / "sigterm" / "model_0000004.pth")["iteration"] == 4
+
+
+def test_stopped_and_resumed_run_equals_an_undisturbed_one(outcomes, folder):
+    assert [outcome["calls"] for outcome in outcomes["resumed"]] == [2, 2]
+    one, other = (read_checkpoint(folder / name / "model_final.pth") for name in ("plain", "sigterm"))
+    assert len(one["random_state"]) == 2
+    assert_equal(one, other)

@@ -5,11 +5,11 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from nested_equality import assert_equal
 from recorded_run import train
 from toy_run import write_config
 from two_pictures import two_pictures_config
@@ -31,23 +31,6 @@ def write_detector_config(folder: Path) -> Path:
     path = folder / "detector.yaml"
     path.write_text(cfg.dump())
     return path
-
-
-def assert_equal(one, other, place: str = "checkpoint") -> None:
-    """Equal to the bit, whatever the nesting."""
-    assert type(one) is type(other), place
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), place
-    elif isinstance(one, Mapping):
-        assert one.keys() == other.keys(), place
-        for key in one:
-            assert_equal(one[key], other[key], f"{place}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), place
-        for number, (a, b) in enumerate(zip(one, other, strict=True)):
-            assert_equal(a, b, f"{place}[{number}]")
-    else:
-        assert one == other, place
 
 
 @pytest.mark.parametrize("kind", ["toy", pytest.param("detector", marks=pytest.mark.slow)])
