@@ -3,21 +3,25 @@
 A finder is called with a batch and returns for every item the detections in pixels of the network's input, on the CPU.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from maskrcnn_benchmark.data.datasets.directional_caption import mirror_text
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import FeaturePyramid, GeneralizedVLRCNN
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
+from maskrcnn_benchmark.modeling.language_backbone.knowledge import class_features
 from maskrcnn_benchmark.modeling.postprocess.token_scores import PositiveMap, TokenMap, build_token_map
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.text.positive_map import label_to_tokens, token_positions
 from maskrcnn_benchmark.text.prompt import Prompt
+
+SENTENCES_AT_A_TIME = 64  # descriptions of classes in a batch of the text encoder
 
 
 class Item(NamedTuple):
@@ -130,6 +134,64 @@ class PromptFinder:
     def _token_map(self, maps: Sequence[PositiveMap], text: TextFeatures) -> TokenMap:
         aggregation = self.model.rpn.box_selector_test.score_agg
         return build_token_map(list(maps), text.hidden.shape[1], aggregation=aggregation, device=self.model.device)
+
+
+class KnowledgeFinder(PromptFinder):
+    """Asks a GLIP for classes that it knows by descriptions, one sentence per class (GLIPKNOW).
+
+    Args:
+        model: in evaluation mode, with `knowledge`.
+        categories: label -> class name, which is looked up as it stands.
+        per_text: classes that are read together; all of them affect each other where text and picture are fused early.
+    """
+
+    def __init__(self, model: GeneralizedVLRCNN, categories: Mapping[int, str], per_text: int):
+        super().__init__(model, ())
+        labels = sorted(categories)
+        self.chunks = [
+            {label: categories[label] for label in labels[start : start + per_text]}
+            for start in range(0, len(labels), per_text)
+        ]
+
+    def _texts(self, mirrored: bool) -> tuple[TextFeatures, TokenMap]:
+        """The encoded classes; descriptions stay as they are when pictures are mirrored."""
+        if False not in self._encoded:
+            texts = [self._encode_classes(list(chunk.values())) for chunk in self.chunks]
+            text = join_texts(texts)
+            maps = [{label: [place] for place, label in enumerate(chunk)} for chunk in self.chunks]
+            self._encoded[False] = (text, self._token_map(maps, text))
+        return self._encoded[False]
+
+    def _encode_classes(self, names: Sequence[str]) -> TextFeatures:
+        """One text whose tokens are the classes and, masked, an empty sentence."""
+        knowledge = self.model.knowledge
+        assert knowledge is not None
+        sentences = [knowledge.caption(name) for name in names] + [""]
+        parts = []
+        for start in range(0, len(sentences), SENTENCES_AT_A_TIME):
+            tokens = self.model.tokenize(sentences[start : start + SENTENCES_AT_A_TIME], trim=True)
+            encoded = self.model.encode_tokens(tokens.input_ids, tokens.attention_mask)
+            parts.append(class_features(encoded, knowledge.aggregation))
+        hidden, embedded = (torch.cat(part)[None] for part in zip(*parts, strict=True))
+        masks = torch.ones(1, len(sentences), dtype=torch.int64, device=hidden.device)
+        masks[:, -1] = 0
+        return TextFeatures(None, embedded, masks, hidden)
+
+
+def join_texts(texts: Sequence[TextFeatures]) -> TextFeatures:
+    """Texts (B_i, T_i) as one (sum B_i, max T_i); what is added is masked."""
+    length = max(text.hidden.shape[1] for text in texts)
+
+    def padded(tensor: Tensor) -> Tensor:  # (B, T, ...)
+        sides = [0, 0] * (tensor.dim() - 2) + [0, length - tensor.shape[1]]
+        return F.pad(tensor, sides)
+
+    return TextFeatures(
+        aggregate=None,
+        embedded=torch.cat([padded(text.embedded) for text in texts]),
+        masks=torch.cat([padded(text.masks) for text in texts]),
+        hidden=torch.cat([padded(text.hidden) for text in texts]),
+    )
 
 
 class CaptionFinder:

@@ -29,6 +29,7 @@ from maskrcnn_benchmark.engine.finders import (
     ForwardCaptionFinder,
     ForwardPromptFinder,
     Item,
+    KnowledgeFinder,
     PromptFinder,
 )
 from maskrcnn_benchmark.engine.prediction_store import PredictionStore, open_store
@@ -184,8 +185,14 @@ def make_finder(model: nn.Module, dataset, cfg, task: str) -> Finder:
     """How the model is asked about pictures of the dataset."""
     if task == CLOSED_SET:
         return ClosedSetFinder(model)
+    if task == GROUNDING and getattr(model, "knowledge", None) is not None:
+        raise ValueError("GLIPKNOW.PARALLEL_LANGUAGE_INPUT describes classes: set TEST.EVAL_TASK detection")
     if task == GROUNDING:
         return CaptionFinder(model) if isinstance(model, GeneralizedVLRCNN) else ForwardCaptionFinder(model)
+    if isinstance(model, GeneralizedVLRCNN) and model.knowledge is not None:
+        per_text = cfg.TEST.CHUNKED_EVALUATION
+        limit = cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN - 1
+        return KnowledgeFinder(model, dataset.categories(), min(per_text, limit) if per_text > 0 else limit)
     prompts = prompts_from_dataset(dataset, cfg, getattr(model, "tokenizer", None))
     logger.info("%d prompts; the first: %s", len(prompts), prompts[0].caption)
     for prompt in prompts[1:]:

@@ -14,8 +14,11 @@ from tiny_detector import REPOSITORY
 from maskrcnn_benchmark.cli.console import BAD_INPUT, report_errors
 from maskrcnn_benchmark.cli.main import main as glip
 from maskrcnn_benchmark.cli.tools import run_evaluation
+from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.engine import inference as inference_module
+from maskrcnn_benchmark.engine.evaluation_run import task_configurations
 from maskrcnn_benchmark.engine.prediction_store import PATTERN
+from maskrcnn_benchmark.evaluation.odinw import ODINW_13
 
 BASE = "glip_Swin_T_O365_GoldG"
 SMALL = (
@@ -65,6 +68,19 @@ def test_tasks_with_equal_names_keep_their_results_apart(place):
     log = (place.folder / "out/eval/tiny/log.txt").read_text()
     assert "2 prompts" in log and log.count("describes another network") == 1
     assert "Result of few/val: AP" in log
+    summary = json.loads((folder(place, "tasks.json")).read_text())
+    assert list(summary["tasks"]) == ["few", "other", "layers"]
+    assert summary["median"] == sorted(entry["AP"] for entry in summary["tasks"].values())[1]
+    assert "| mean" in log and (folder(place, "few/val") / "report.html").is_file()
+
+
+def test_collections_stand_for_their_files(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    cfg = default_config()
+    tasks = task_configurations(cfg, "odinw_13, configs/odinw_35/WildfireSmoke.yaml", ["DATASETS.TEST", '("test",)'])
+    assert [task.name for task in tasks] == [*ODINW_13, "WildfireSmoke"]
+    assert all(task.cfg.DATASETS.TEST == ("test",) for task in tasks)
+    assert tasks[0].cfg.DATASETS.REGISTER.test != tasks[1].cfg.DATASETS.REGISTER.test
 
 
 def test_one_task_has_the_original_layout(place):
@@ -165,6 +181,17 @@ def test_augmentation_over_several_prompts(place):
     assert evaluate(place, *words, "TEST.SPECIAL_NMS", "vote") == 0
     rows = found(folder(place))
     assert {row["category_id"] for row in rows} == {3, 7, 11} and {row["image_id"] for row in rows} == {2, 5, 9}
+
+
+def test_classes_with_descriptions(place, capsys):
+    """Knowledge of a task's configuration takes effect, at any batch size."""
+    know = "GLIPKNOW: {PARALLEL_LANGUAGE_INPUT: True, KNOWLEDGE_FILE: knowledge/scenes.yaml, KNOWLEDGE_TYPE: gpt3}"
+    tasks = f"{write_task(place, 'with', know)},{write_task(place, 'without', '')}"
+    assert evaluate(place, "--task_config", tasks, "TEST.IMS_PER_BATCH", 3) == 0
+    scores = [sorted(row["score"] for row in found(folder(place, f"{name}/val"))) for name in ("with", "without")]
+    assert scores[0] and scores[1] and scores[0] != scores[1]
+    assert evaluate(place, "--task_config", tasks, "TEST.EVAL_TASK", "grounding") == BAD_INPUT
+    assert "describes classes: set TEST.EVAL_TASK detection" in capsys.readouterr().err
 
 
 def test_command_needs_a_model(capsys):

@@ -1,5 +1,7 @@
 """Batched, cached evaluation finds what a caption with a picture at a time finds."""
 
+import json
+
 import pytest
 import tiny_detector
 import torch
@@ -10,10 +12,12 @@ from maskrcnn_benchmark.engine.finders import (
     ForwardCaptionFinder,
     ForwardPromptFinder,
     Item,
+    KnowledgeFinder,
     PromptFinder,
 )
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.text.positive_map import create_positive_map
 from maskrcnn_benchmark.text.prompt import build_prompts
@@ -128,6 +132,38 @@ def test_backbone_that_reads_text(tmp_path):
     assert model.backbone.reads_text
     found, slow = PromptFinder(model, prompts)(images, items), ForwardPromptFinder(model, prompts)(images, items)
     assert_same_boxes(found, slow, atol=1e-5)
+
+
+KNOWLEDGE = {
+    "cup_n": {"clean_name": "cup", "def_wiki": "a small blue box"},
+    "star_n": {"clean_name": "star", "def_wiki": "a red light far away"},
+}
+
+
+@pytest.mark.parametrize("per_text", [3, 2])
+@pytest.mark.parametrize("aggregation", ["first", "mean"])
+@torch.no_grad()
+def test_classes_with_descriptions(tmp_path, per_text, aggregation):
+    """The same as the model's own call, which takes one picture and one list of classes."""
+    path = tmp_path / "knowledge.yaml"
+    path.write_text(json.dumps(KNOWLEDGE))
+    know = ("GLIPKNOW.PARALLEL_LANGUAGE_INPUT", True, "GLIPKNOW.KNOWLEDGE_FILE", str(path))
+    options = (*know, "GLIPKNOW.KNOWLEDGE_TYPE", "def_wiki", "GLIPKNOW.LAN_FEATURE_AGG_TYPE", aggregation)
+    model = make_model(tmp_path, "glip_Swin_T_O365_GoldG", *options)
+    images = tiny_detector.random_images((64, 96), (64, 96))
+    categories = {7: "star_n", 3: "cup_n", 9: "unknown"}
+    found = KnowledgeFinder(model, categories, per_text)(images, [Item(None, 0), Item(None, 1)])
+    chunks = [[3, 7, 9]] if per_text == 3 else [[3, 7], [9]]
+    for number in range(2):
+        parts = [
+            model(
+                alone(images, number),
+                captions=[[categories[label] for label in chunk]],
+                positive_map={label: [place] for place, label in enumerate(chunk)},
+            )[0]
+            for chunk in chunks
+        ]
+        assert_same_boxes([found[number]], [cat_boxlist(parts)], atol=1e-5)
 
 
 def test_captions_without_phrases_are_refused(model):

@@ -12,6 +12,7 @@ from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
     classes_as_tokens,
     positive_map_of_classes,
 )
+from maskrcnn_benchmark.scenes.kinds import KINDS
 
 ENTRIES = {
     "cup_n": {"clean_name": "cup", "def_wiki": "a small open container.", "gpt3": ["one", "two", "three"]},
@@ -116,6 +117,13 @@ def text_folder(tmp_path_factory):
 
 
 PARALLEL = ("GLIPKNOW.PARALLEL_LANGUAGE_INPUT", True)
+
+
+def test_the_file_of_the_project_knows_every_kind_of_the_scenes(text_folder):
+    options = (*PARALLEL, "GLIPKNOW.KNOWLEDGE_FILE", "knowledge/scenes.yaml", "GLIPKNOW.KNOWLEDGE_TYPE", "def_wiki")
+    knowledge = Knowledge.from_config(tiny_config(text_folder, *options))
+    assert set(knowledge.entries) == set(KINDS) and all(len(entry["gpt3"]) == 2 for entry in knowledge.entries.values())
+    assert knowledge.caption("kite") == "kite: A kite is a toy that flies on a string."
 
 
 def test_from_the_configuration(text_folder, tmp_path):
