@@ -93,6 +93,24 @@ class _MergedStep(Optimizer):
 class MergedSGD(_MergedStep, SGD):
     """SGD that executes groups of equal settings together."""
 
+    def _init_group(
+        self,
+        group: dict[str, Any],
+        params: list[Tensor],
+        grads: list[Tensor],
+        momentum_buffer_list: list[Tensor | None],
+    ) -> bool:
+        """Fills the lists as torch does. Momentum of a fused step begins with zeros, which comes to the same.
+
+        Torch's own fused first step would leave it without values if it is skipped, and cannot take in parameters that
+        get their first gradient later than others.
+        """
+        if group["fused"] and group["momentum"] and not group["dampening"]:
+            for parameter in group["params"]:
+                if parameter.grad is not None and self.state[parameter].get("momentum_buffer") is None:
+                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return super()._init_group(group, params, grads, momentum_buffer_list)
+
 
 class MergedAdamW(_MergedStep, AdamW):
     """AdamW that executes groups of equal settings together."""
@@ -129,9 +147,10 @@ def make_optimizer(cfg, model: nn.Module) -> Optimizer:
     Raises: ValueError for an unknown optimizer or clipping, or if nothing is trainable.
     """
     groups = parameter_groups(model.named_parameters(), GroupRules.from_config(cfg))
+    fused = _all_on_cuda(groups) or None
     builders: dict[str, Callable[[], Optimizer]] = {
-        "SGD": lambda: MergedSGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM),
-        "ADAMW": lambda: MergedAdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=_all_on_cuda(groups) or None),
+        "SGD": lambda: MergedSGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=fused),
+        "ADAMW": lambda: MergedAdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=fused),
     }
     if cfg.SOLVER.OPTIMIZER not in builders:
         raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r}; known: {', '.join(builders)}")

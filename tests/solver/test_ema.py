@@ -96,3 +96,26 @@ def test_tied_weights_are_averaged_once(device):
 def test_decay_outside_its_range(decay):
     with pytest.raises(ValueError, match=f"got {decay}"):
         ModelEma(nn.Linear(1, 1), decay)
+
+
+def test_tensors_that_are_exchanged_or_converted_between_updates_are_followed():
+    """The lists of tensors are kept from one update to the next; each of these changes makes them void."""
+    model = Network(1.0)
+    average = ModelEma(model, 0.5)
+    average.update(model)
+    model.mean = torch.full((2,), 3.0)
+    model.weight = nn.Parameter(torch.full((3,), 3.0))
+    average.update(model)
+    assert average.ema.weight.tolist() == [2.0] * 3 and average.ema.mean.tolist() == [2.0] * 2
+    average.ema.double()
+    average.update(model)
+    assert average.ema.weight.dtype == torch.float64 and average.ema.weight.tolist() == [2.5] * 3
+    model.double()
+    average.update(model)
+    assert average.ema.weight.tolist() == [2.75] * 3 and average.ema.mean.tolist() == [2.75] * 2
+
+
+def test_a_model_without_tensors_has_no_average():
+    average = ModelEma(nn.Identity())
+    average.update(nn.Identity())
+    assert average.state_dict() == {}
