@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --config-file and --weight: glip_nano, a published model, or a folder with both",
     )  # fmt: skip
     parser.add_argument(
-        "--task_config", metavar="FILE,FILE", help="configurations of test sets, evaluated one after the other"
-    )
+        "--task_config", metavar="FILE,FILE",
+        help="configurations of test sets, evaluated one after the other; odinw_13 and odinw_35 stand for their files",
+    )  # fmt: skip
     parser.add_argument(
         "--local_rank", "--local-rank", type=int, metavar="N",
         help="set by older launchers; torchrun says it in the environment",

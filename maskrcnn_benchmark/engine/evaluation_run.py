@@ -4,9 +4,10 @@ import argparse
 import logging
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -21,6 +22,13 @@ from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.task_model import TaskModel, weight_name
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.evaluation.odinw import (
+    COLLECTIONS,
+    summarize_tasks,
+    summary_table,
+    task_files,
+    write_summary,
+)
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
@@ -98,12 +106,15 @@ def model_configuration(args: argparse.Namespace, opts: Sequence[str]) -> tuple[
 
 
 def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[str]) -> list[Task]:
-    """The tasks: the model's own test sets, or one for each file of `task_config`, to which `opts` apply again."""
+    """The tasks: the model's own test sets, or one for each file of `task_config`, to which `opts` apply again.
+
+    `task_config` names files, or collections of them, such as odinw_13, separated by commas.
+    """
     if not task_config:
         return [Task("", cfg)]
     language = cfg.MODEL.LANGUAGE_BACKBONE
     tasks = []
-    for path in filter(None, (part.strip() for part in task_config.split(","))):
+    for path in _task_paths(task_config):
         merged = cfg.clone()
         merged.defrost()
         merged.merge_from_file(path)
@@ -111,8 +122,13 @@ def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[st
         merged.MODEL.LANGUAGE_BACKBONE.MODEL_TYPE = language.MODEL_TYPE  # the folders found for the model
         merged.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE = language.TOKENIZER_TYPE
         merged.freeze()
-        tasks.append(Task(Path(path).stem, merged))
+        tasks.append(Task(path.stem, merged))
     return tasks
+
+
+def _task_paths(task_config: str) -> Iterator[Path]:
+    for part in filter(None, (part.strip() for part in task_config.split(","))):
+        yield from task_files(part) if part in COLLECTIONS else [Path(part)]
 
 
 def evaluate_tasks(
@@ -120,22 +136,37 @@ def evaluate_tasks(
 ) -> dict[str, Figures]:
     """Evaluates tasks one after the other; returns figures by task, test set and name, on all processes.
 
-    Results go to log_dir/inference/TEST SET; where several tasks name their sets alike, to
-    log_dir/inference/TASK/TEST SET.
+    Results go to log_dir/inference/TEST SET; where tasks name their sets alike, all to log_dir/inference/TASK/TEST SET.
+    Several tasks are summed up in log_dir/inference/tasks.json and tasks.csv.
     """
     occurrences = Counter(name for task in tasks for name in set(dataset_names(task.cfg, is_train=False)))
+    shared = any(count > 1 for count in occurrences.values())
     figures: dict[str, Figures] = {}
     for task in tasks:
         if task.name:
             logger.info("Task %s", task.name)
-        shared = any(occurrences[name] > 1 for name in dataset_names(task.cfg, is_train=False))
         folder = None if log_dir is None else log_dir / "inference" / (task.name if shared else "")
         figures[task.name] = evaluate_task(task.cfg, model.for_task(task.cfg), model.device, folder, options)
     for task_name, results in figures.items():
         for dataset, values in results.items():
             text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
             logger.info("Result of %s: %s", f"{task_name}/{dataset}".strip("/"), text)
+    if len(tasks) > 1 and comm.is_main_process():
+        _sum_up(figures, log_dir)
     return figures
+
+
+def _sum_up(figures: Mapping[str, Figures], log_dir: Path | None) -> None:
+    """Mean and median of AP over the tasks, each of them the mean over its test sets."""
+    precisions = {
+        task: [fmean(values["AP"] for values in results.values())]
+        for task, results in figures.items()
+        if results and all("AP" in values for values in results.values())
+    }
+    summary = summarize_tasks(precisions)
+    logger.info("%d tasks with AP:\n%s", len(precisions), summary_table(summary))
+    if log_dir is not None:
+        write_summary(log_dir / "inference", "tasks", summary)
 
 
 def run_test(cfg: CfgNode, model: nn.Module, distributed: bool, log_dir: str | Path | None = None) -> Figures:
