@@ -134,11 +134,16 @@ SGD = (
 )
 
 
+FROZEN = tuple(item for part in ("BACKBONE", "FPN", "LANGUAGE_BACKBONE") for item in (f"MODEL.{part}.FREEZE", True))
+PROMPT = (*FROZEN, "MODEL.RPN.FREEZE", True, "MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER", True)
 RUNS = {  # name: options, whether to go on from the second iteration of the single process
     "copies": (("SOLVER.FSDP", False), False),
     "shards": (("SOLVER.FSDP", True), False),
     "resumed shards": (("SOLVER.FSDP", True), True),
     "rounded shards": (("SOLVER.FSDP", True, "SOLVER.USE_AMP", True, "SOLVER.OPTIMIZER", "ADAMW"), False),
+    "learnt prompt": (PROMPT, False),
+    "learnt prompt of shards": ((*PROMPT, "SOLVER.FSDP", True), False),
+    "linear probe": ((*FROZEN, "MODEL.LINEAR_PROB", True), False),
 }
 
 
@@ -190,3 +195,16 @@ def test_shards_in_mixed_precision(folder):
     checkpoint = read_checkpoint(folder / "rounded shards" / "model_final.pth")
     assert checkpoint["scaler"]["scale"] == 2.0 ** (16 - one["rounded shards"]["skipped"])
     assert all(torch.isfinite(value).all() for value in checkpoint["model"].values())
+
+
+@pytest.mark.slow
+def test_frozen_parts(folder):
+    """What is not trained does not keep the processes waiting for its gradients."""
+    names = ["learnt prompt", "learnt prompt of shards", "linear probe"]
+    run_two(train_as_named, folder, str(folder), names)
+    prompt, of_shards, probe = (read_checkpoint(folder / name / "model_final.pth") for name in names)
+    assert len(prompt["optimizer"]["state"]) == len(of_shards["optimizer"]["state"]) == 1
+    trained = "rpn.tunable_linear.weight"
+    assert prompt["model"][trained].abs().max() > 0
+    torch.testing.assert_close(prompt["model"][trained], of_shards["model"][trained], rtol=1e-3, atol=1e-6)
+    assert {group["name"].split(".")[0] for group in probe["optimizer"]["param_groups"]} == {"rpn"}
