@@ -50,6 +50,7 @@ DEPRECATED_KEYS: dict[str, str] = {
     "SOLVER.DISABLE_OUTPUT_DISTRIBUTED": _UNUSED,
     "SOLVER.GRAD_CLIP": "use SOLVER.CLIP_GRADIENTS",
     "SOLVER.PROMPT_PROBING_LEVEL": _UNUSED,
+    "SOLVER.TEST_WITH_INFERENCE": "TEST.DURING_TRAINING always measures as the test tools do",
     "TENSORBOARD_EXP": "event files are written to OUTPUT_DIR",
 }
 

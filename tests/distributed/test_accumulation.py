@@ -9,6 +9,7 @@ import torch.distributed
 import torch.multiprocessing as multiprocessing
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.distributed.fsdp import fully_shard
 
 from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep
@@ -39,7 +40,7 @@ def batch(rank: int, step: int) -> TrainingBatch:
 
 
 def trained(parts: int, rank: int, **options) -> tuple[list[torch.Tensor], int]:
-    """The weights after some steps, and the number of exchanges."""
+    """The weights after some steps, and the number of exchanges; copies of the model average their gradients."""
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(Slope(), **options)
     exchanges = []
@@ -49,12 +50,24 @@ def trained(parts: int, rank: int, **options) -> tuple[list[torch.Tensor], int]:
         return allreduce_hook(torch.distributed.group.WORLD, bucket)
 
     model.register_comm_hook(None, count)
+    return steps(model, parts, rank), len(exchanges)
+
+
+def trained_shards(parts: int, rank: int) -> list[torch.Tensor]:
+    """The weights after the same steps of one model in shards."""
+    torch.manual_seed(0)
+    model = fully_shard(Slope())
+    return [weight.full_tensor() for weight in steps(model, parts, rank)]
+
+
+def steps(model: nn.Module, parts: int, rank: int) -> list[torch.Tensor]:
+    """Trains in place; the weights."""
     step = GuardedStep(torch.optim.SGD(model.parameters(), lr=0.1), torch.device("cpu"), use_loss_scale=False)
     for number in range(STEPS):
         step.begin()
         backward_in_parts(model, batch(rank, number), parts, step, contextlib.nullcontext)
         step.finish()
-    return [weight.detach().clone() for weight in model.parameters()], len(exchanges)
+    return [weight.detach().clone() for weight in model.parameters()]
 
 
 def _compare(rank: int, port: int) -> None:
@@ -68,6 +81,8 @@ def _compare(rank: int, port: int) -> None:
             assert exchanges == STEPS + 1, f"{exchanges} exchanges, one per step and one to learn the graph"
             for one, other in zip(whole, added, strict=True):
                 torch.testing.assert_close(other, one)
+        for one, other in zip(whole, trained_shards(2, rank), strict=True):
+            torch.testing.assert_close(other, one)
     finally:
         comm.destroy_distributed()
 

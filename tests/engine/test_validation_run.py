@@ -96,8 +96,9 @@ def test_run_with_validation(cfg, tmp_path, writer, caplog, task, test_set, figu
 
 def test_run_without_validation_says_so(cfg, tmp_path, caplog):
     caplog.set_level(logging.INFO, "maskrcnn_benchmark.trainer")
-    cfg.TEST.DURING_TRAINING = False
+    cfg.TEST.DURING_TRAINING, cfg.SOLVER.AUTO_TERMINATE_PATIENCE = False, 3
     train(cfg, torch.device("cpu"), RunOptions())
+    assert "SOLVER.AUTO_TERMINATE_PATIENCE has no effect" in caplog.text
     assert "Accuracy: not measured (TEST.DURING_TRAINING False)" in caplog.text
     assert json.loads((tmp_path / "out" / "training_report.json").read_text())["accuracy"] is None
     assert not (tmp_path / "out" / "model_best.pth").exists()
