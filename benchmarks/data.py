@@ -206,16 +206,17 @@ def memory_rows(num_images: int, num_boxes: int, workers: int) -> Iterator[str]:
         write_pictures(folder)
         write_annotations(folder / "annotations.json", num_images, num_boxes, 365)
         cfg = configuration(folder, workers, 1000)
-        before, start = proportional_memory(), time.perf_counter()
+        before, start, start_cpu = proportional_memory(), time.perf_counter(), time.process_time()
         loader = make_data_loader(cfg)
-        load_s, loaded = time.perf_counter() - start, proportional_memory()
+        load_s, cpu_s, loaded = time.perf_counter() - start, time.process_time() - start_cpu, proportional_memory()
         batches = iter(loader)
         seen = [proportional_memory() for _ in itertools.islice(batches, 4 * workers + 1)]
         del batches
     gib = [f"{value / 2**30:.2f}" for value in (before, loaded, median(seen))]
-    yield "| pictures | boxes | load s | GiB before | GiB loaded | workers | GiB with workers |"
+    yield "| pictures | boxes | load s (CPU s) | GiB before | GiB loaded | workers | GiB with workers |"
     yield "|---|---|---|---|---|---|---|"
-    yield f"| {num_images:,} | {num_boxes:,} | {load_s:.1f} | {gib[0]} | {gib[1]} | {workers} | {gib[2]} |"
+    seconds = f"{load_s:.1f} ({cpu_s:.1f})"
+    yield f"| {num_images:,} | {num_boxes:,} | {seconds} | {gib[0]} | {gib[1]} | {workers} | {gib[2]} |"
 
 
 def main() -> int:
