@@ -34,7 +34,7 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
     AddedKey(
         "DATASETS.NEG_POOL",
         "legacy",
-        'What absent classes in the captions of detection data are drawn from: "legacy" (all classes, as the original), '
+        'What absent classes in captions of detection data are drawn from: "legacy" (all classes, as the original), '
         '"clean" (without those of the picture and the background) or "verified" (neg_category_ids of LVIS).',
     ),
     AddedKey(
@@ -80,6 +80,11 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "SOLVER.AMP_DTYPE",
         "float16",
         'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
+    ),
+    AddedKey(
+        "SOLVER.COSINE_EXACT_END",
+        False,
+        "Let the cosine of SOLVER.USE_COSINE end at MIN_LR; the original's ends above it, as the warm-up delays it.",
     ),
     AddedKey(
         "SOLVER.CUDA_GRAPHS",

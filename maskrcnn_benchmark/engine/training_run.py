@@ -119,7 +119,7 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
     if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
         val_data_loader = make_data_loader(cfg, is_train=False, is_distributed=is_distributed)[0]
     elif cfg.SOLVER.AUTO_TERMINATE_PATIENCE != -1:
-        logger.warning("SOLVER.AUTO_TERMINATE_PATIENCE has no effect: nothing is measured, TEST.DURING_TRAINING is False")
+        logger.warning("SOLVER.AUTO_TERMINATE_PATIENCE has no effect: TEST.DURING_TRAINING is False")
     save_config(cfg, os.path.join(cfg.OUTPUT_DIR, "config.yml"))
     model, trained, ema_module = distribute(
         model, device, ParallelOptions.from_config(cfg), with_average=cfg.SOLVER.MODEL_EMA > 0

@@ -71,6 +71,7 @@ class WarmupCosineAnnealingLR(LRScheduler):
     Args:
         max_iters: iterations of the whole training.
         eta_min: the rate at the end of the half wave, the same for all groups.
+        is_exact: shorten the half wave by the warm-up, so that training ends at `eta_min`.
         warmup_factor, warmup_iters, warmup_method: see `warmup_multiplier`.
 
     Raises: ValueError if the method is unknown.
@@ -85,9 +86,11 @@ class WarmupCosineAnnealingLR(LRScheduler):
         warmup_iters: int = 500,
         warmup_method: str = "linear",
         last_epoch: int = -1,
+        *,
+        is_exact: bool = False,
     ):
         _check_warmup_method(warmup_method)
-        self.max_iters, self.eta_min = max_iters, eta_min
+        self.max_iters, self.eta_min, self.is_exact = max_iters, eta_min, is_exact
         self.warmup_factor, self.warmup_iters, self.warmup_method = warmup_factor, warmup_iters, warmup_method
         super().__init__(optimizer, last_epoch)
 
@@ -95,7 +98,8 @@ class WarmupCosineAnnealingLR(LRScheduler):
         if self.last_epoch < self.warmup_iters:
             warmup = warmup_multiplier(self.last_epoch, self.warmup_method, self.warmup_factor, self.warmup_iters)
             return [base * warmup for base in self.base_lrs]
-        angle = math.pi * (self.last_epoch - self.warmup_iters) / self.max_iters
+        length = max(self.max_iters - self.warmup_iters, 1) if self.is_exact else self.max_iters
+        angle = math.pi * (self.last_epoch - self.warmup_iters) / length
         return [self.eta_min + (base - self.eta_min) * (1 + math.cos(angle)) / 2 for base in self.base_lrs]
 
 
@@ -170,7 +174,9 @@ def make_lr_scheduler(cfg, optimizer: Optimizer) -> LRScheduler:
         "warmup_method": solver.WARMUP_METHOD,
     }
     if solver.USE_COSINE:
-        return WarmupCosineAnnealingLR(optimizer, solver.MAX_ITER, eta_min=solver.MIN_LR, **warmup)
+        return WarmupCosineAnnealingLR(
+            optimizer, solver.MAX_ITER, eta_min=solver.MIN_LR, is_exact=solver.COSINE_EXACT_END, **warmup
+        )
     if solver.USE_AUTOSTEP:
         return WarmupReduceLROnPlateau(
             optimizer, gamma=solver.GAMMA, patience=solver.STEP_PATIENCE, eta_min=solver.MIN_LR, **warmup

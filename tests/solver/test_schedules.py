@@ -100,6 +100,16 @@ def test_cosine_ends_above_its_minimum():
     assert used[100] == pytest.approx((1 + torch.cos(torch.tensor(torch.pi * 0.8)).item()) / 2, abs=1e-6)
 
 
+def test_cosine_ends_at_its_minimum_on_request():
+    tree = default_config()
+    tree.merge_from_list(
+        ["SOLVER.USE_COSINE", True, "SOLVER.COSINE_EXACT_END", True, "SOLVER.MAX_ITER", 100, "SOLVER.WARMUP_ITERS", 20]
+    )
+    used = rates(make_lr_scheduler(tree, optimizer_with()), 101)
+    assert used[20] == pytest.approx(1.0) and used[60] == pytest.approx(0.5, abs=1e-5)
+    assert used[100] == pytest.approx(tree.SOLVER.MIN_LR)
+
+
 def plateau(**options) -> WarmupReduceLROnPlateau:
     return WarmupReduceLROnPlateau(optimizer_with(), **{"gamma": 0.1, "patience": 2, "warmup_iters": 0, **options})
 
