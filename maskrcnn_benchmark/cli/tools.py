@@ -40,3 +40,11 @@ def run_visualization(description: str | None, argv: Sequence[str] | None = None
     from maskrcnn_benchmark.engine import visualization_run
 
     return visualization_run.run(args, opts)
+
+
+def run_checkpoint_evaluation(description: str | None, argv: Sequence[str] | None = None) -> int:
+    """A program that evaluates the checkpoints of a run: reads its command line, and returns the exit code."""
+    from maskrcnn_benchmark.engine import checkpoint_evaluation
+
+    args, opts = parse_tool_arguments(description, checkpoint_evaluation.add_arguments, argv)
+    return checkpoint_evaluation.run(args, opts)
