@@ -230,22 +230,26 @@ class LvisEvaluator(Evaluator):
 
 def best_per_class(columns: Columns, limit: int) -> Columns:
     """The best detections of each class, in the order of the columns; of equal scores the earlier ones."""
-    crowded = np.flatnonzero(np.bincount(columns.categories) > limit)
-    if not len(crowded):
+    is_crowded = np.bincount(columns.categories) > limit
+    if not is_crowded.any():
         return columns
-    keep = ~np.isin(columns.categories, crowded)
-    for category in crowded:
-        rows = np.flatnonzero(columns.categories == category)
-        keep[rows[np.argsort(-columns.scores[rows], kind="stable")[:limit]]] = True
+    keep = ~is_crowded[columns.categories]
+    rows = np.flatnonzero(~keep)
+    keep[rows[_best_of_group(columns.categories[rows], columns.scores[rows], limit)]] = True
     return columns.take(keep)
 
 
 def best_per_image(columns: Columns, limit: int) -> Columns:
     """The best detections of each image, in the order of the columns; of equal scores the earlier ones."""
-    order = np.lexsort((-columns.scores, columns.images))
-    images = columns.images[order]
-    position = np.arange(len(order)) - np.searchsorted(images, images, "left")
-    return columns.take(np.sort(order[position < limit]))
+    return columns.take(np.sort(_best_of_group(columns.images, columns.scores, limit)))
+
+
+def _best_of_group(groups: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarray:
+    """Positions of the best scores of each group; of equal scores the earlier ones."""
+    order = np.lexsort((-scores, groups))
+    in_order = groups[order]
+    position = np.arange(len(order)) - np.searchsorted(in_order, in_order, "left")
+    return order[position < limit]
 
 
 def federated_curves(truth: FederatedTruth, columns: Columns, judged: np.ndarray | None = None) -> PrecisionRecall:

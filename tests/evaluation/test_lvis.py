@@ -14,8 +14,10 @@ from golden_tools import GOLDEN_DIR
 
 from maskrcnn_benchmark.data.datasets.evaluation.lvis.lvis import LVIS
 from maskrcnn_benchmark.data.datasets.evaluation.lvis.lvis_eval import LvisEvaluatorFixedAP
+from maskrcnn_benchmark.evaluation import lvis
 from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator, csv_of_lines
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils import comm
 
 
 def load(name: str):
@@ -172,6 +174,40 @@ def test_limits():
     fixed.update_arrays(1, boxes[:2] + 60, np.array([0.9, 0.8]), np.array([1, 1]))
     fixed.update_arrays(2, boxes[:1], np.array([0.7]), np.array([1]))
     assert len(fixed.results()) == 2
+
+
+def test_collected_detections_are_cut_while_they_come_in(real, monkeypatch):
+    """Memory is bounded by the limit per class, whatever the number of images, and the figures stay the same."""
+    ground_truth, detections = real
+    images = {}
+    for row in detections["crowded"]:
+        images.setdefault(row["image_id"], []).append(row)
+    evaluators = [LvisEvaluator(ground_truth, max_per_class=100) for _ in range(2)]
+    for number, evaluator in enumerate(evaluators):
+        monkeypatch.setattr(lvis, "PRUNE_AT", 1000 if number else 10**9)
+        for rows in images.values():
+            evaluator.update_results(rows)
+    kept = [sum(len(part.scores) for part in evaluator._parts) for evaluator in evaluators]
+    assert kept[0] == len(detections["crowded"]) and kept[1] < kept[0] / 2
+    assert evaluators[0].summarize() == evaluators[1].summarize()
+
+
+def test_images_of_several_processes_count_once(monkeypatch):
+    predictions = toy_predictions()
+    parts = []
+    for chosen in (predictions, predictions[1:]):  # the second image on both, as samplers pad
+        evaluator = LvisEvaluatorFixedAP(LVIS(TOY))
+        evaluator.update(chosen)
+        parts.append((evaluator.evaluator._kept(), evaluator.evaluator._seen))
+    monkeypatch.setattr(comm, "all_gather", lambda data: [data, parts[1]])
+    evaluator = LvisEvaluatorFixedAP(LVIS(TOY))
+    evaluator.update(predictions)
+    evaluator.synchronize_between_processes()
+    assert len(evaluator.evaluator.results()) == 8
+    assert evaluator.summarize() is not None and evaluator.metrics == pytest.approx(TOY_FIGURES, abs=5e-4)
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    evaluator.synchronize_between_processes()
+    assert evaluator.summarize() is None
 
 
 def test_only_seen_images_count_when_asked():
