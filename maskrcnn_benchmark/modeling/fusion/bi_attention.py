@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.ops.kernels.folded_words import Limits
+from maskrcnn_benchmark.ops.kernels.two_way_attention import serves_two_way_attention, two_way_attention
+
 from .levels import flatten_levels, split_levels
 from .resizer import FeatureResizer
 from .state import TowerState
@@ -79,55 +82,74 @@ class BiMultiHeadAttention(nn.Module):
         return x.unflatten(-1, (self.num_heads, self.head_dim))
 
     def _similarity(self, visual: Tensor, text: Tensor) -> Tensor:
-        """(B, N, v_dim), (B, T, l_dim) -> scaled similarities (B, N, M, T)."""
+        """(B, N, v_dim), (B, T, l_dim) -> scaled similarities (B, N, M * T)."""
         keys = self._heads(self.l_proj(text)) * self.head_dim**-0.5  # (B, T, M, d)
         weight = self.v_proj.weight.view(self.num_heads, self.head_dim, -1)
         folded = torch.einsum("btmd,mdc->bcmt", keys, weight)  # queries of the locations, seen by the words
         offset = torch.einsum("btmd,md->bmt", keys, self._heads(self.v_proj.bias))
-        logits = torch.baddbmm(offset.flatten(1)[:, None], visual, folded.flatten(2))
+        return torch.baddbmm(offset.flatten(1)[:, None], visual, folded.flatten(2))
+
+    def _limited(self, logits: Tensor) -> Tensor:
+        """Similarities (B, N, M * T) -> (B, N, M, T) as the softmaxes take them."""
         logits = logits.unflatten(-1, (self.num_heads, -1))
         if self.stable_softmax_2d:
             logits = logits - logits.max()
         return clamp_logits(logits, clamp_min=self.clamp_min, clamp_max=self.clamp_max)
 
-    def _image_update(self, logits: Tensor, text: Tensor, text_mask: Tensor | None) -> Tensor:
-        """Similarities (B, N, M, T), text (B, T, l_dim) -> (B, N, v_dim)."""
+    def _over_words(self, logits: Tensor, text_mask: Tensor | None) -> Tensor:
+        """Similarities (B, N, M, T) -> weights of the words (B, N, M * T)."""
         mask = None if text_mask is None or _has_no_padding(text_mask) else text_mask[:, None, None]
-        weights = F.dropout(words_softmax(logits, mask), self.dropout, self.training)
-        values = self._heads(self.values_l_proj(text))  # (B, T, M, d)
-        out_weight = self.out_v_proj.weight.view(-1, self.num_heads, self.head_dim)
-        folded = torch.einsum("btmd,cmd->bmtc", values, out_weight)
-        return torch.baddbmm(self.out_v_proj.bias[None, None], weights.flatten(2), folded.flatten(1, 2))
+        return F.dropout(words_softmax(logits, mask), self.dropout, self.training).flatten(2)
 
-    def _pooled(self, logits: Tensor, visual: Tensor) -> tuple[Tensor, Tensor | float]:
-        """Locations averaged for every head and word (B, M, T, v_dim), and the sums of their weights (B, T, M, 1).
+    def _pooled(self, logits: Tensor, visual: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Locations averaged for every head and word (B, M * T, v_dim), and the sums of their weights (B, M * T).
 
-        Without gradients the similarities are overwritten.
+        The sums are None where they are 1. Without gradients the similarities are overwritten.
         """
         if logits.requires_grad or logits.is_cuda or self.training:
             # Transposed first: a softmax over a strided dimension is several times slower on a GPU.
             weights = logits.flatten(2).transpose(1, 2).softmax(-1)  # (B, M T, N)
             weights = F.dropout(weights, self.dropout, self.training)
-            pooled = (weights @ visual).unflatten(1, (self.num_heads, -1))
             is_dropped = self.training and self.dropout > 0  # only then do the weights not sum to one
-            sums = weights.sum(-1).unflatten(1, (self.num_heads, -1)).transpose(1, 2)[..., None] if is_dropped else 1.0
-            return pooled, sums
+            return weights @ visual, weights.sum(-1) if is_dropped else None
         exponentials = logits.sub_(logits.amax(1, keepdim=True)).exp_()
-        pooled = (exponentials.flatten(2).transpose(1, 2) @ visual).unflatten(1, (self.num_heads, -1))
-        return pooled / exponentials.sum(1)[..., None], 1.0
+        pooled = exponentials.flatten(2).transpose(1, 2) @ visual
+        return pooled / exponentials.sum(1).flatten(1)[..., None], None
 
-    def _text_update(self, logits: Tensor, visual: Tensor) -> Tensor:
-        """Similarities (B, N, M, T), visual (B, N, v_dim) -> (B, T, l_dim)."""
-        pooled, sums = self._pooled(logits, visual)
+    def _image_update(self, weights: Tensor, text: Tensor) -> Tensor:
+        """Weights of the words (B, N, M * T), text (B, T, l_dim) -> (B, N, v_dim)."""
+        values = self._heads(self.values_l_proj(text))  # (B, T, M, d)
+        out_weight = self.out_v_proj.weight.view(-1, self.num_heads, self.head_dim)
+        folded = torch.einsum("btmd,cmd->bmtc", values, out_weight)
+        return torch.baddbmm(self.out_v_proj.bias[None, None], weights, folded.flatten(1, 2))
+
+    def _text_update(self, pooled: Tensor, sums: Tensor | None) -> Tensor:
+        """Averaged locations (B, M * T, v_dim) and the sums of their weights (B, M * T) -> (B, T, l_dim)."""
         value_weight = self.values_v_proj.weight.view(self.num_heads, self.head_dim, -1)
-        bias = self._heads(self.values_v_proj.bias)[None, None] * sums
-        heads = torch.einsum("bmtc,mdc->btmd", pooled, value_weight) + bias
+        bias = self._heads(self.values_v_proj.bias)[None, None]  # (1, 1, M, d)
+        if sums is not None:
+            bias = bias * sums.to(bias.dtype).unflatten(1, (self.num_heads, -1)).transpose(1, 2)[..., None]
+        heads = torch.einsum("bmtc,mdc->btmd", pooled.unflatten(1, (self.num_heads, -1)), value_weight) + bias
         return self.out_l_proj(heads.flatten(2))
+
+    def _is_fused(self, logits: Tensor) -> bool:
+        """Whether one kernel computes both softmaxes: in training on a GPU."""
+        if self.stable_softmax_2d or not logits.requires_grad or torch.compiler.is_compiling():
+            return False
+        return serves_two_way_attention(logits, self.num_heads, self.dropout)
 
     def forward(self, visual: Tensor, text: Tensor, text_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """visual (B, N, v_dim), text (B, T, l_dim), text_mask (B, T), 1 = word -> updates of both, of their shapes."""
         logits = self._similarity(visual, text)
-        return self._image_update(logits, text, text_mask), self._text_update(logits, visual)
+        if self._is_fused(logits):
+            limits = Limits(self.clamp_min, self.clamp_max)
+            dropout = self.dropout if self.training else 0.0
+            locations = visual.to(logits.dtype)
+            both = two_way_attention(logits, locations, text_mask, self.num_heads, limits, dropout=dropout)
+            return self._image_update(both.over_words, text), self._text_update(both.pooled, both.sums)
+        logits = self._limited(logits)
+        image_update = self._image_update(self._over_words(logits, text_mask), text)
+        return image_update, self._text_update(*self._pooled(logits, visual))
 
 
 class BiAttentionBlockForCheckpoint(nn.Module):

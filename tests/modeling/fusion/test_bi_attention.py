@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F
 from tiny_detector import scramble
 from torch import Tensor
+from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.modeling.fusion import BiAttentionBlockForCheckpoint, BiMultiHeadAttention, TowerState
+from maskrcnn_benchmark.modeling.fusion import bi_attention as bi_attention_module
+from maskrcnn_benchmark.ops.kernels.two_way_attention import two_way_attention
 
 V_DIM, L_DIM, EMBED, HEADS = 6, 5, 12, 3
 SIZES = [(3, 5), (2, 3), (1, 2), (1, 1), (1, 1)]
@@ -150,6 +153,77 @@ def test_images_of_a_batch_do_not_meet(stable):
         alone = module(visual[i : i + 1], text[i : i + 1], MASK[i : i + 1])
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one[i], other[0])
+
+
+class Fused:
+    """Stands in for `two_way_attention`, and notes what every element of both weights was multiplied by."""
+
+    def __init__(self):
+        self.factors: list[Tensor] = []
+
+    def __call__(self, logits: Tensor, visual: Tensor, *args, **options) -> tuple[Tensor, Tensor, Tensor]:
+        state = torch.get_rng_state()
+        every = torch.eye(visual.shape[1]).expand(len(visual), -1, -1)
+        shown = two_way_attention(torch.zeros_like(logits), every, None, *args[1:], **options)
+        words = shown.over_words.unflatten(2, (HEADS, -1)).transpose(1, 2) * MASK.shape[1]
+        self.factors = [words, shown.pooled.unflatten(1, (HEADS, -1)) * visual.shape[1]]
+        torch.set_rng_state(state)
+        return two_way_attention(logits, visual, *args, **options)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_one_kernel_for_both_softmaxes(monkeypatch, dropout):
+    """In training on a GPU: the textbook with the same weights dropped, values and gradients."""
+    fused = Fused()
+    monkeypatch.setattr(bi_attention_module, "two_way_attention", fused)
+    module = attention(dropout=dropout).float().train()
+    with interpreted_kernels():
+        values = module(*(x.float().requires_grad_() for x in inputs()), MASK)
+        torch.manual_seed(0)
+        ours = gradients(lambda *args: module(args[0].float(), args[1].float(), args[2]), module)
+    assert len(fused.factors) == 2 and (fused.factors[1] == 0).any() == (dropout > 0)
+    assert all(value.dtype == torch.float32 for value in values)
+    factors = fused.factors[:]
+    monkeypatch.setattr(F, "dropout", lambda x, p, training: x * factors.pop(0))
+    module = module.double()
+    theirs = gradients(lambda *args: textbook(module, *args), module)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one.double(), other.double(), rtol=1e-4, atol=1e-5)
+
+
+def test_who_does_not_take_the_kernel(monkeypatch):
+    monkeypatch.setattr(bi_attention_module, "two_way_attention", None)
+    visual, text = (x.float() for x in inputs())
+    with interpreted_kernels():
+        attention(stable_softmax_2d=True).float()(visual, text, MASK)
+        attention()(*inputs(), MASK)
+        with torch.no_grad():
+            attention().float()(visual, text, MASK)
+    attention().float()(visual, text, MASK)  # on a CPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-3), (torch.float16, 2e-2)], ids=str)
+def test_one_kernel_for_both_softmaxes_on_gpu(monkeypatch, dtype, tolerance):
+    """Against the plain path under autocast, 194 and 101 words; differences by the largest number of their tensor."""
+    torch.manual_seed(0)
+    module = BiMultiHeadAttention(256, 768, 2048, 8, dropout=0.0, clamp_min=True, clamp_max=True).cuda().train()
+    visual, text = torch.randn(2, 3000, 256, device="cuda"), torch.randn(2, 194, 768, device="cuda")
+    mask = torch.arange(194, device="cuda") < torch.tensor([[194], [101]], device="cuda")
+
+    def results() -> list[Tensor]:
+        leaves = [visual.clone().requires_grad_(), text.clone().requires_grad_()]
+        with torch.autocast("cuda", torch.float16, enabled=dtype == torch.float16):
+            updates = module(*leaves, mask)
+        total = sum((x.float() * 3).sin().sum() for x in updates)
+        return [*updates, *torch.autograd.grad(total, [*leaves, *module.parameters()])]
+
+    ours = results()
+    monkeypatch.setattr(bi_attention_module, "serves_two_way_attention", lambda *args: False)
+    for one, other in zip(ours, results(), strict=True):
+        assert one.dtype == other.dtype
+        scale = other.abs().max().clamp_min(1e-6)
+        torch.testing.assert_close(one / scale, other / scale, rtol=tolerance, atol=tolerance)
 
 
 def state(seed: int = 3) -> TowerState:
