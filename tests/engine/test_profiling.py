@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_detector import REPOSITORY, TINY, make_text_folder, tiny_config
+from tiny_detector import REPOSITORY, make_text_folder, tiny_config
 from toy_run import load_tool
 
-from maskrcnn_benchmark.engine import profiling
+from maskrcnn_benchmark.engine import profiling, training_run
 from maskrcnn_benchmark.engine.profiling import count_operations, profile_model
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.ops.deform_conv import deform_conv2d
@@ -32,6 +32,7 @@ def test_profile_of_a_detector(tmp_path):
     assert 2 * profile.inference.macs < profile.training.macs < 4 * profile.inference.macs
     for cost in (profile.inference, profile.training):
         assert cost.seconds > 0 and cost.memory > 2**20
+    assert re.search(r"^peak memory +\d+ MiB +\d+ MiB$", str(profile), re.MULTILINE)
     lines = str(profile).splitlines()
     assert [line.split("  ")[0].strip() for line in lines[1:2] + lines[-4:]] == [
         "parameters", "operations", "seconds per image", "images per second", "peak memory",
@@ -44,15 +45,15 @@ def test_operations_grow_with_the_picture(tmp_path):
     assert 2 < large / small < 4.1
 
 
-def test_tool_prints_the_table_and_trains_nothing(tmp_path, capsys):
-    folder = make_text_folder(tmp_path / "text")
-    text = [f"MODEL.LANGUAGE_BACKBONE.{key}" for key in ("MODEL_TYPE", "TOKENIZER_TYPE")]
-    options = [*map(str, TINY), *SMALL, text[0], str(folder), text[1], str(folder), "OUTPUT_DIR", str(tmp_path / "out")]
+def test_tool_prints_the_table_and_trains_nothing(tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(training_run, "profile_model", lambda *arguments: asked.append(arguments) or "the table")
     config = str(REPOSITORY / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml")
+    options = ["MODEL.DEVICE", "cpu", "OUTPUT_DIR", str(tmp_path / "out")]
     assert load_tool().main(["--config-file", config, "--profile", *options]) == 0
-    printed = capsys.readouterr().out
-    assert re.search(r"^peak memory +\d+ MiB +\d+ MiB$", printed, re.MULTILINE)
-    assert not (tmp_path / "out").exists()
+    ((cfg, device),) = asked
+    assert cfg.OUTPUT_DIR == str(tmp_path / "out") and device == torch.device("cpu")
+    assert capsys.readouterr().out == "the table\n" and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("device", ["meta", "cpu"])

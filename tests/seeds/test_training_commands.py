@@ -89,6 +89,7 @@ def sizes(batch: int) -> tuple:
     return ("MODEL.WEIGHT", "", "SOLVER.IMS_PER_BATCH", batch, "SOLVER.MAX_EPOCH", 4, "SOLVER.MAX_NEG_PER_BATCH", 0.9)
 
 
+@pytest.mark.slow
 def test_pre_training_on_mixed_data(tmp_path):
     """Seed row 36, which has two nodes of 16 processes: Objects365, sentences on COCO and GQA pictures, Flickr30k."""
     pictures = tmp_path / "Objects365/images"
