@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import GeneralizedVLRCNN
@@ -117,6 +118,24 @@ def shard(model: nn.Module, device: torch.device, *, with_copy: bool = False) ->
         _fully_shard(copied, mesh)
     logger.info("Sharded over %d processes, %d blocks gathered one by one", comm.get_world_size(), blocks)
     return model, copied
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Within the block every process has the whole of a sharded model, and may call it as often as it likes.
+
+    For evaluation, where processes have different numbers of batches; other models are left alone.
+    """
+    shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in shards:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in shards:
+            module.reshard()
+            module.set_reshard_after_forward(True, recurse=False)
 
 
 def _fully_shard(model: nn.Module, mesh: DeviceMesh) -> int:

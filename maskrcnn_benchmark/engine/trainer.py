@@ -20,6 +20,7 @@ from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.loss_guard import LossGuard
+from maskrcnn_benchmark.engine.parallel import gathered
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
 from maskrcnn_benchmark.engine.training_report import report_training
@@ -378,8 +379,9 @@ class Trainer:
             return False
         state = random_state()
         is_averaged = self.validation.use_average and self.ema is not None
-        with self.progress.paused():
-            outcome = self.validation(self.ema.ema if is_averaged else unwrap_model(self.model), self.iteration)
+        measured = self.ema.ema if is_averaged else unwrap_model(self.model)
+        with self.progress.paused(), gathered(measured):
+            outcome = self.validation(measured, self.iteration)
         self.model.train()
         set_random_state(state)
         self.arguments["eval_result"] = outcome.score

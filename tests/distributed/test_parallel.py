@@ -9,12 +9,13 @@ from tiny_detector import make_text_folder, positive_rows, random_images, target
 from torch import nn
 from two_processes import run_two
 
-from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
+from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute, gathered
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer
+from maskrcnn_benchmark.utils.weight_conversion import unwrap_model
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
 CAPTION = "red cup . dog"
@@ -84,7 +85,21 @@ def train(rank: int, folder: str, options: tuple, resume: bool = False) -> dict:
     if resume:
         trainer.data_loader = trainer.data_loader[trainer.iteration :]
     assert trainer.train()
+    evaluate_unevenly(trainer)
     return {"skipped": trainer.monitor.skipped, "iteration": trainer.iteration}
+
+
+def evaluate_unevenly(trainer: Trainer) -> None:
+    """Rank 0 has no batch to evaluate, rank 1 has one; nobody waits for the other."""
+    images, targets, *_ = trainer.data_loader[0]
+    trainer.model.eval()
+    before = [comm.local_part(parameter).clone() for parameter in trainer.model.parameters()]
+    with gathered(trainer.model), torch.no_grad():
+        for _ in range(comm.get_rank()):
+            found = unwrap_model(trainer.model)(images, captions=[CAPTION] * len(targets), positive_map={1: [1, 2]})
+            assert len(found) == len(targets)
+    after = [comm.local_part(parameter) for parameter in trainer.model.parameters()]
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
 
 
 def assert_same_training(one: dict, other: dict, start: dict, tolerance: float = 2e-3) -> None:
