@@ -33,15 +33,21 @@ TABLE_ROWS = {  # name -> (overlap, area) as the historical table writes them
 }
 AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # index of the area range in COCOeval
 MAX_DETECTIONS = 2  # index of 100 detections per image in COCOeval
+PROPOSAL_LIMITS = (100, 1000)  # boxes per image
+PROPOSAL_METRICS = tuple(f"AR{area}@{limit}" for limit in PROPOSAL_LIMITS for area in ("", "s", "m", "l"))
 NOTHING_TO_FIND = -1.0
 
 
 class COCOResults:
-    """Figures by kind of result ("bbox") and name; -1 where there is nothing to measure."""
+    """Figures by kind of result ("bbox", "box_proposal") and name; -1 where there is nothing to measure."""
 
     def __init__(self, *iou_types: str):
         self.results: OrderedDict[str, OrderedDict[str, float]] = OrderedDict(
-            (iou_type, OrderedDict((metric, NOTHING_TO_FIND) for metric in METRICS)) for iou_type in iou_types
+            (
+                iou_type,
+                OrderedDict.fromkeys(PROPOSAL_METRICS if iou_type == "box_proposal" else METRICS, NOTHING_TO_FIND),
+            )
+            for iou_type in iou_types
         )
 
     def __repr__(self) -> str:

@@ -5,9 +5,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from pycocotools.coco import COCO
 from torch.utils.data import Dataset
 
+from maskrcnn_benchmark.data.datasets.coco import boxlist_of_annotations
+from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
@@ -15,6 +18,7 @@ from maskrcnn_benchmark.evaluation.coco import CocoEvaluator, COCOResults
 from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expected_results
 from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator
 from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
+from maskrcnn_benchmark.evaluation.proposals import ProposalRecall
 from maskrcnn_benchmark.evaluation.report import write_detection_report
 from maskrcnn_benchmark.evaluation.voc import VocEvaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -108,7 +112,7 @@ def evaluate(
     expected_results_sigma_tol: float = 4,
     *,
     report_title: str = "",
-) -> tuple[COCOResults, dict[str, list]] | dict[str, Any]:
+) -> tuple[COCOResults, Any] | dict[str, Any]:
     """Computes the figures of boxes found in a dataset; the interface is the historical one.
 
     Args:
@@ -116,18 +120,19 @@ def evaluate(
             LvisDetection, whose labels are the category ids of the file.
         predictions: BoxLists with `scores` and `labels`, of the dataset's items in order, or by index.
         output_folder: where files are written; None for none.
+        box_only: measure the recall of boxes whatever their class, for data in COCO format.
         expected_results, expected_results_sigma_tol: see `check_expected_results`.
         report_title: of a page on the results in the folder, for data in COCO format; "" for no page. It looks through
             the predictions again, so that an iterator will not do.
     Returns:
-        COCO: (COCOResults, {"bbox": list of results}). VOC: {"ap": array per label from 0, "map": mean}. LVIS: figures
-        by name.
+        COCO: (COCOResults, {"bbox": list of results}), with `box_only` (COCOResults, predictions). VOC: {"ap": array per
+        label from 0, "map": mean}. LVIS: figures by name.
     Raises:
         NotImplementedError: for other datasets.
         ValueError: for other kinds of results than boxes.
     """
-    if box_only or tuple(iou_types) != ("bbox",):
-        raise ValueError(f"box_only={box_only}, iou_types={tuple(iou_types)}: only boxes with classes are evaluated")
+    if tuple(iou_types) != ("bbox",):
+        raise ValueError(f"iou_types={tuple(iou_types)}: only boxes are evaluated")
     pairs = ByIndex(predictions, len(dataset))  # type: ignore[arg-type]
     if isinstance(dataset, PascalVOCDataset):
         return _evaluate_voc(dataset, pairs, output_folder)
@@ -141,6 +146,10 @@ def evaluate(
             f"boxes in a {type(dataset).__name__} cannot be evaluated; known are datasets in COCO format, TSV files "
             "with boxes, PascalVOCDataset and LvisDetection"
         )
+    if box_only:
+        proposals = _evaluate_proposals(truth, pairs, output_folder)
+        check_expected_results(proposals.results, expected_results, expected_results_sigma_tol)
+        return proposals, predictions
     evaluator = CocoEvaluator(truth.coco, truth.category_of_label)
     for index, boxes in pairs:
         evaluator.update(truth.image_ids[index], boxes)
@@ -154,6 +163,23 @@ def evaluate(
             write_detection_report(output_folder, report_title, dataset, pairs, figures, evaluator)
     check_expected_results(results.results, expected_results, expected_results_sigma_tol)
     return results, {"bbox": evaluator.results()}
+
+
+def _evaluate_proposals(
+    truth: DetectionTruth, pairs: Iterable[tuple[int, BoxList]], output_folder: str | None
+) -> COCOResults:
+    evaluator = ProposalRecall()
+    for index, boxes in pairs:
+        record = truth.coco.imgs[truth.image_ids[index]]
+        shown = [annotation for annotation in truth.coco.imgToAnns[record["id"]] if not is_crowd(annotation)]
+        things = boxlist_of_annotations(shown, (record["width"], record["height"]))
+        areas = [annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]) for annotation in shown]
+        evaluator.update(record["id"], boxes, things, torch.tensor(areas, dtype=torch.float64))
+    results = evaluator.results()
+    logger.info("%s", results)
+    if output_folder:
+        evaluator.write(output_folder, results)
+    return results
 
 
 def _evaluate_voc(

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
@@ -13,6 +14,7 @@ from maskrcnn_benchmark.data.datasets import COCODataset, LvisDetection, ODTSVDa
 from maskrcnn_benchmark.data.datasets.evaluation import evaluate
 from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
 from maskrcnn_benchmark.evaluation.expected_results import check_expected_results
+from maskrcnn_benchmark.evaluation.proposals import best_pairs
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 SIZE = (100, 80)
@@ -42,6 +44,23 @@ def test_coco(tmp_path):
     assert json.loads((tmp_path / "out" / "bbox.json").read_text()) == predictions["bbox"]
     by_index, _ = evaluate(data, {1: COCO_PREDICTIONS[1]})
     assert by_index.results["bbox"]["AP"] == pytest.approx(1.0), "only what was predicted counts"
+
+
+def test_boxes_without_classes(tmp_path):
+    data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
+    boxes = [found([10, 10, 39, 39, 9, 0.9]), found([20, 20, 59, 39, 1, 0.8], [0, 0, 9, 9, 1, 0.9]), found()]
+    results, predictions = evaluate(data, boxes, str(tmp_path / "out"), box_only=True)
+    figures = results.results["box_proposal"]
+    # the cat (900 square pixels) with overlap 1, the dog (1600) with overlap 0.5; the crowd does not count
+    assert figures["AR@100"] == figures["AR@1000"] == pytest.approx((1.0 + 0.1) / 2)
+    assert (figures["ARs@100"], figures["ARm@100"], figures["ARl@100"]) == (1.0, pytest.approx(0.1), -1.0)
+    assert predictions is boxes and (tmp_path / "out" / "box_proposals.pth").is_file()
+
+
+def test_best_pairs():
+    overlaps = np.array([[0.9, 0.8], [0.85, 0.1], [0.0, 0.3]])
+    assert best_pairs(overlaps).tolist() == [0.9, 0.3], "the best pair first, each box once"
+    assert best_pairs(np.zeros((0, 3))).tolist() == [0, 0, 0] and best_pairs(np.zeros((2, 0))).tolist() == []
 
 
 def test_tsv(tmp_path):
@@ -91,7 +110,7 @@ def test_what_cannot_be_evaluated(tmp_path):
     data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
     with pytest.raises(ValueError, match="predictions for item 3 of a dataset with 3 items"):
         evaluate(data, [*COCO_PREDICTIONS, found()])
-    with pytest.raises(ValueError, match=r"iou_types=\('segm',\): only boxes with classes"):
+    with pytest.raises(ValueError, match=r"iou_types=\('segm',\): only boxes are"):
         evaluate(data, COCO_PREDICTIONS, iou_types=("segm",))
     (tmp_path / "text").mkdir()
     phrases = FlickrDataset(tmp_path, write_grounding_toy(tmp_path / "text"), is_train=True)
