@@ -164,6 +164,28 @@ def test_unusable_annotations(place, capsys, change, message):
     assert not list(folder(place).glob("bbox*")), "nothing is written under a final name"
 
 
+@pytest.mark.parametrize("ids", [(0, 1, 2), ("a", "b", "c"), (900, 3, 40)])
+def test_unusual_category_ids(place, ids):
+    """Ids from 0 on, texts, and any numbers; id 0 is asked for where something is annotated with it."""
+    path = place.folder / "coco/annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [
+        {"id": number, "name": name} for number, name in zip(ids, ("cat", "dog", "cup"), strict=True)
+    ]
+    content["annotations"] = [row | {"category_id": ids[0]} for row in content["annotations"]]
+    path.write_text(json.dumps(content))
+    assert evaluate(place) == 0
+    assert {row["category_id"] for row in found(folder(place))} == set(ids)
+
+
+def test_repeated_image_ids(place, capsys):
+    path = place.folder / "coco/annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"images": content["images"] * 2}))
+    assert evaluate(place) == BAD_INPUT
+    assert "more than once" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_weights_of_another_architecture(place, capsys):
     torch.save({"model": {"some.weight": torch.zeros(3)}}, place.weight)
     assert evaluate(place) == BAD_INPUT

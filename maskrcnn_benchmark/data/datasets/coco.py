@@ -15,8 +15,8 @@ from maskrcnn_benchmark.data.datasets.coco_json import (
     image_file,
     is_crowd,
     load_coco_json,
-    select_few_shot,
 )
+from maskrcnn_benchmark.data.datasets.few_shot import IMAGES, FewShotChoice, choose_few_shot
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
 from maskrcnn_benchmark.data.transforms.transforms import Transform
@@ -35,7 +35,7 @@ class COCODataset(Dataset):
         transforms: joint transforms; None leaves the PIL image.
         ignore_crowd: drop annotations that mark a group.
         max_box: upper bound on the boxes of a picture, drawn at random; -1 for none.
-        few_shot: number of pictures per category, 0 for all.
+        few_shot: number of pictures per category, 0 for all; with `few_shot_rule` "instances", of boxes.
         one_hot: accepted for the common argument list; closed-set data have no token map.
         override_category: replaces the file's list of categories.
         shuffle_seed: of the few-shot selection, 0 keeps the file's order.
@@ -64,6 +64,7 @@ class COCODataset(Dataset):
         min_keypoints: int = 0,
         first_label: int = 1,
         is_train: bool = False,
+        few_shot_rule: str = IMAGES,
         **other: Any,
     ):
         self.root = os.fspath(root)
@@ -80,9 +81,12 @@ class COCODataset(Dataset):
         self.ids = sorted(self.coco.imgs)
         if remove_images_without_annotations:
             self.ids = [i for i in self.ids if has_valid_annotation(self.coco.imgToAnns[i], min_keypoints)]
+        self.few_shot: FewShotChoice | None = None
         if few_shot > 0:
-            shown = {i: {annotation["category_id"] for annotation in self.coco.imgToAnns[i]} for i in self.ids}
-            self.ids = select_few_shot(self.ids, shown, self.numbering.label_of, few_shot, shuffle_seed)
+            self.few_shot = choose_few_shot(
+                self.ids, self.coco.imgToAnns, self.numbering, few_shot, shuffle_seed, few_shot_rule, self.ann_file
+            )
+            self.ids = self.few_shot.image_ids
         self.json_category_id_to_contiguous_id = self.numbering.label_of
         self.contiguous_category_id_to_json_id = self.numbering.id_of
         self.id_to_img_map = dict(enumerate(self.ids))
@@ -117,13 +121,17 @@ class COCODataset(Dataset):
         return self.coco.imgs[self.ids[index]]
 
     def categories(self, no_background: bool = True) -> dict[int, str]:
-        """Label -> name, without background entries unless asked for."""
+        """Label -> name, without background entries unless asked for.
+
+        The category with id 0 counts as background, unless something is annotated with it.
+        """
         if not no_background:
             return dict(self.numbering.names)
+        is_zero_used = bool(getattr(self.coco, "catToImgs", {}).get(0))
         return {
             label: name
             for label, name in self.numbering.names.items()
-            if name != BACKGROUND and self.numbering.id_of[label] != 0
+            if name != BACKGROUND and (is_zero_used or self.numbering.id_of[label] != 0)
         }
 
 
