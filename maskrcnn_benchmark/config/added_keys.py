@@ -32,6 +32,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "takes the next picture.",
     ),
     AddedKey(
+        "DATASETS.FEW_SHOT_RULE",
+        "images",
+        'What DATASETS.FEW_SHOT counts per category: "images" that show it, as the original, or "instances", its '
+        "boxes. All boxes of a chosen picture are used.",
+    ),
+    AddedKey(
         "DATASETS.NEG_POOL",
         "legacy",
         'What absent classes in captions of detection data are drawn from: "legacy" (all classes, as the original), '

@@ -75,6 +75,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "ignore_crowd": not data.USE_CROWD,
             "max_box": data.MAX_BOX,
             "few_shot": data.FEW_SHOT,
+            "few_shot_rule": data.FEW_SHOT_RULE,
             "shuffle_seed": data.SHUFFLE_SEED,
             "random_sample_negative": data.RANDOM_SAMPLE_NEG,
             "negative_pool": data.NEG_POOL,

@@ -15,8 +15,8 @@ from maskrcnn_benchmark.data.datasets.coco_json import (
     image_file,
     is_crowd,
     load_coco_json,
-    select_few_shot,
 )
+from maskrcnn_benchmark.data.datasets.few_shot import IMAGES, FewShotChoice, choose_few_shot
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.modulated import NOTHING_MASKED
 from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
@@ -44,7 +44,8 @@ class CocoGrounding(Dataset):
         disable_clip_to_image: leave boxes that pass the border as they are.
         no_minus_one_for_one_hot: the column of a label is its own number, not the one before.
         separation_tokens: text between two class names.
-        few_shot: number of pictures per category, 0 for all; shuffle_seed: of their selection.
+        few_shot: number of pictures per category, 0 for all, with `few_shot_rule` "instances" of boxes; shuffle_seed:
+            of their selection.
         no_mask_for_od: keep masked language modelling away from these captions.
         override_category: replaces the file's list of categories.
         use_caption_prompt, caption_prompt: prefix, name and suffix for every class in the order of the labels.
@@ -82,6 +83,7 @@ class CocoGrounding(Dataset):
         negative_pool: str = "legacy",
         shuffle_seed: int = 0,
         min_keypoints: int = 0,
+        few_shot_rule: str = IMAGES,
         make_prompt: Callable[[Mapping[int, str]], Prompt] | None = None,
         **other: Any,
     ):
@@ -92,9 +94,12 @@ class CocoGrounding(Dataset):
             self.coco.dataset["categories"] = list(override_category)
         self.numbering = CategoryNumbering(self.coco.dataset.get("categories", []))
         self.ids = [i for i in sorted(self.coco.imgs) if has_valid_annotation(self.coco.imgToAnns[i], min_keypoints)]
+        self.few_shot: FewShotChoice | None = None
         if few_shot > 0:
-            shown = {i: {annotation["category_id"] for annotation in self.coco.imgToAnns[i]} for i in self.ids}
-            self.ids = select_few_shot(self.ids, shown, self.numbering.label_of, few_shot, shuffle_seed)
+            self.few_shot = choose_few_shot(
+                self.ids, self.coco.imgToAnns, self.numbering, few_shot, shuffle_seed, few_shot_rule, self.ann_file
+            )
+            self.ids = self.few_shot.image_ids
         self.id_to_img_map = dict(enumerate(self.ids))
         self.json_category_id_to_contiguous_id = self.numbering.label_of
         self.contiguous_category_id_to_json_id = self.numbering.id_of

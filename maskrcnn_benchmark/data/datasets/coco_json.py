@@ -99,15 +99,20 @@ def select_few_shot(
     for image_id in ids:
         shown = set(categories_of[image_id])
         if unlisted := sorted(shown - remaining.keys()):
-            raise ValueError(
-                f"image {image_id} has category {unlisted[0]}, which is not in the list of {len(remaining)} categories "
-                "(DATASETS.OVERRIDE_CATEGORY replaces it); a few-shot choice counts them all"
-            )
+            raise unlisted_category(image_id, unlisted[0], len(remaining))
         if any(remaining[category] > 0 for category in shown):
             selected.append(image_id)
             for category in shown:
                 remaining[category] -= 1
     return selected
+
+
+def unlisted_category(image_id: Any, category_id: Any, listed: int) -> ValueError:
+    """The error of a few-shot choice that meets a category which is not in the list."""
+    return ValueError(
+        f"image {image_id} has category {category_id}, which is not in the list of {listed} categories "
+        "(DATASETS.OVERRIDE_CATEGORY replaces it); a few-shot choice counts them all"
+    )
 
 
 class CategoryNumbering:
