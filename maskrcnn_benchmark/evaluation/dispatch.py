@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from maskrcnn_benchmark.data.datasets.coco import boxlist_of_annotations
 from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
-from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset
+from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset, VGDetectionTSV
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator, COCOResults
 from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expected_results
@@ -125,8 +125,9 @@ def evaluate(
         report_title: of a page on the results in the folder, for data in COCO format; "" for no page. It looks through
             the predictions again, so that an iterator will not do.
     Returns:
-        COCO: (COCOResults, {"bbox": list of results}), with `box_only` (COCOResults, predictions). VOC: {"ap": array per
-        label from 0, "map": mean}. LVIS: figures by name.
+        COCO: (COCOResults, {"bbox": list of results}), with `box_only` (COCOResults, predictions). VOC: {"ap": array
+        per label from 0, "map": mean}. LVIS: figures by name. Visual Genome: as COCO; result_obj.txt in the folder has
+        its own figures.
     Raises:
         NotImplementedError: for other datasets.
         ValueError: for other kinds of results than boxes.
@@ -135,7 +136,9 @@ def evaluate(
         raise ValueError(f"iou_types={tuple(iou_types)}: only boxes are evaluated")
     pairs = ByIndex(predictions, len(dataset))  # type: ignore[arg-type]
     if isinstance(dataset, PascalVOCDataset):
-        return _evaluate_voc(dataset, pairs, output_folder)
+        result = _evaluate_voc(dataset, pairs, output_folder)
+        check_expected_results({"bbox": {"mAP": result["map"]}}, expected_results, expected_results_sigma_tol)
+        return result
     if isinstance(dataset, LvisDetection):
         figures = _evaluate_lvis(dataset, pairs, output_folder)
         check_expected_results({"bbox": figures}, expected_results, expected_results_sigma_tol)
@@ -150,6 +153,8 @@ def evaluate(
         proposals = _evaluate_proposals(truth, pairs, output_folder)
         check_expected_results(proposals.results, expected_results, expected_results_sigma_tol)
         return proposals, predictions
+    if isinstance(dataset, VGDetectionTSV) and output_folder:
+        _evaluate_visual_genome(dataset, pairs, output_folder)
     evaluator = CocoEvaluator(truth.coco, truth.category_of_label)
     for index, boxes in pairs:
         evaluator.update(truth.image_ids[index], boxes)
@@ -180,6 +185,17 @@ def _evaluate_proposals(
     if output_folder:
         evaluator.write(output_folder, results)
     return results
+
+
+def _evaluate_visual_genome(dataset: VGDetectionTSV, pairs: Iterable[tuple[int, BoxList]], output_folder: str) -> None:
+    """Mean AP at overlap 0.5, plain and weighted by the number of things, and mean recall."""
+    evaluator = VocEvaluator(dataset.categories(), use_07_metric=False)
+    for index, boxes in pairs:
+        record = dataset.get_img_info(index)
+        evaluator.update(index, boxes, dataset.read_target(index, (record["width"], record["height"])))
+    metrics = evaluator.summarize()
+    logger.info("Visual Genome: %s", metrics)
+    evaluator.write(output_folder, metrics, "result_obj.txt")
 
 
 def _evaluate_voc(

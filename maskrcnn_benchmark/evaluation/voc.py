@@ -157,10 +157,14 @@ class VocEvaluator(Evaluator):
             "AR": float(recalls.mean()),
         }
 
-    def write(self, folder: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
-        """Writes result.txt: the mean, then a line per class."""
-        lines = [f"mAP: {metrics['mAP']:.4f}", *(f"{name:<16}: {ap:.4f}" for name, ap in self.table["AP"].items())]
-        with atomic_path(Path(folder) / "result.txt") as part:
+    def write(
+        self, folder: str | os.PathLike[str], metrics: Mapping[str, float], file_name: str = "result.txt"
+    ) -> None:
+        """Writes a line for the mean, and a line per class; files of other names have all figures first."""
+        names = ("mAP",) if file_name == "result.txt" else tuple(metrics)
+        lines = [f"{name}: {metrics[name]:.4f}" for name in names]
+        lines += [f"{name:<16}: {ap:.4f}" for name, ap in self.table["AP"].items()]
+        with atomic_path(Path(folder) / file_name) as part:
             part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

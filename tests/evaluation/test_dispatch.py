@@ -10,12 +10,13 @@ from data_files import write_coco_toy, write_grounding_toy
 from PIL import Image
 from tsv_files import write_detection_tsv
 
-from maskrcnn_benchmark.data.datasets import COCODataset, LvisDetection, ODTSVDataset, PascalVOCDataset
+from maskrcnn_benchmark.data.datasets import COCODataset, LvisDetection, ODTSVDataset, PascalVOCDataset, VGDetectionTSV
 from maskrcnn_benchmark.data.datasets.evaluation import evaluate
 from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
 from maskrcnn_benchmark.evaluation.expected_results import check_expected_results
 from maskrcnn_benchmark.evaluation.proposals import best_pairs
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
 SIZE = (100, 80)
 
@@ -72,6 +73,23 @@ def test_tsv(tmp_path):
     assert results.results["bbox"]["AP"] == pytest.approx(1.0) and len(predictions["bbox"]) == 4
     results, _ = evaluate(data, [target[:1] for target in targets])
     assert results.results["bbox"]["AP"] < 0.9
+
+
+def test_visual_genome(tmp_path, bert_vocabulary):
+    data = VGDetectionTSV(
+        "vg",
+        write_detection_tsv(tmp_path),
+        tokenizer=build_tokenizer(bert_vocabulary),
+        control_probabilities=(0.0, 0.0, 0.5, 0.0),
+    )
+    targets = [data.read_target(index, SIZE) for index in range(len(data))]
+    for target in targets:
+        target.add_field("scores", torch.ones(len(target)))
+    found_dogs = [target[target.get_field("labels") == 2] for target in targets]
+    evaluate(data, found_dogs, str(tmp_path / "out"))
+    lines = (tmp_path / "out" / "result_obj.txt").read_text().splitlines()
+    assert lines[:3] == ["mAP: 0.5000", "weighted_mAP: 0.5000", "AR: 0.5000"] and lines[4] == "hot_dog         : 1.0000"
+    assert (tmp_path / "out" / "bbox.csv").is_file()
 
 
 def test_voc(tmp_path):
