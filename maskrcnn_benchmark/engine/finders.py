@@ -103,7 +103,7 @@ class PromptFinder:
             rounds = [self._round(None, images, text, maps, number) for number in range(texts)]
         else:
             features = self.model.encode_images(images)
-            if texts >= pictures or not self.model.rpn.head.tower_reads_text:
+            if texts > 1 and (texts >= pictures or not self.model.rpn.head.tower_reads_text):
                 alone = [self.model.detect(one_picture(features, number), text, maps) for number in range(pictures)]
                 return [_joined(found) for found in alone]
             rounds = [self._round(features, images, text, maps, number) for number in range(texts)]

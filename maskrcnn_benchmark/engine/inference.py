@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from maskrcnn_benchmark.data.datasets.concat import CopiedDataset
+from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
@@ -262,7 +263,7 @@ def _predict(
 
 def _item(dataset, index: int, target: Any) -> Item:
     picture = picture_file(dataset, index)
-    spans = dataset.get_img_info(index).get("tokens_positive_eval", ()) if hasattr(dataset, "get_img_info") else ()
+    spans = dataset.get_img_info(index).get("tokens_positive_eval", ()) if isinstance(dataset, GroundingJson) else ()
     return Item(target, index if picture is None else picture, spans)
 
 

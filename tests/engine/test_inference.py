@@ -1,6 +1,8 @@
 """The evaluation loop with a model that knows the answers."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from data_files import write_coco_toy, write_grounding_toy
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
-from maskrcnn_benchmark.engine.inference import inference, measure_model
+from maskrcnn_benchmark.engine.inference import find_predictions, inference, measure_model
+from maskrcnn_benchmark.engine.prediction_store import PredictionStore
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
 
@@ -114,3 +118,43 @@ def test_unknown_task_is_named(cfg, tmp_path):
     cfg.TEST.EVAL_TASK = "captioning"
     with pytest.raises(ValueError, match="TEST.EVAL_TASK='captioning': known are detection, grounding"):
         run(cfg, tmp_path, "toy_coco", {})
+
+
+class ManyBoxes(torch.nn.Module):
+    """Finds 300 boxes on everything."""
+
+    def forward(self, images, captions, positive_map):
+        found = BoxList(torch.rand(300, 4) * 50, (100, 80))
+        found.add_field("labels", torch.randint(1, 3, (300,)))
+        found.add_field("scores", torch.rand(300))
+        return [found]
+
+
+class Synthetic:
+    """A loader of `count` pictures that do not exist, and what it takes of memory on the way."""
+
+    def __init__(self, count: int):
+        self.count, self.pages = count, []
+        self.dataset = self
+
+    def categories(self):
+        return {1: "cat", 2: "dog"}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self):
+        for index in range(self.count):
+            self.pages.append(int(Path("/proc/self/statm").read_text().split()[1]))
+            yield to_image_list([torch.zeros(3, 8, 8)]), [None], (index,)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_memory_stays_flat(cfg, tmp_path):
+    """5,000 pictures with 300 boxes each would take 36 MB of numbers as tensors, and far more as objects."""
+    cfg.TEST.EVAL_TASK = "detection"
+    loader, store = Synthetic(5000), PredictionStore(tmp_path)
+    find_predictions(ManyBoxes(), loader, store, cfg, "cpu", "synthetic", verbose=False)
+    grown = (max(loader.pages[200:]) - loader.pages[200]) * os.sysconf("SC_PAGE_SIZE")
+    assert len(store) == 5000 and grown < 20 * 2**20
+    store.close()
