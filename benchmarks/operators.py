@@ -1,6 +1,7 @@
 """Time of the operators on a GPU beside those of PyTorch and torchvision: python benchmarks/operators.py
 
-One row for each: `deform_conv2d` forward and with its gradients, the token focal loss with its gradient, `ml_nms`.
+One row for each: `deform_conv2d` forward and with its gradients, the token focal loss with its gradient, `ml_nms`,
+the two softmaxes of deep fusion with dropout and their gradients.
 Times are of calls queued back to back between two events, the median of --runs groups; inputs are in turn of several
 sets.
 """
@@ -17,6 +18,8 @@ from measure import machine
 from torch import Tensor
 
 from maskrcnn_benchmark.ops import deform_conv2d, ml_nms, token_sigmoid_focal_loss
+from maskrcnn_benchmark.ops.kernels.folded_words import Limits
+from maskrcnn_benchmark.ops.kernels.two_way_attention import two_way_attention
 
 HEADER = (
     "| operator | input | dtype | path | ms: median (fastest - slowest) of runs | floor ms |\n|---|---|---|---|---|---|"
@@ -140,7 +143,52 @@ def nms_rows(runs: int) -> list[str]:
     ]
 
 
-PARTS = (deform_rows, focal_rows, nms_rows)
+def plain_two_way(logits: Tensor, visual: Tensor, text_mask: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Softmax over the words and softmax over the locations with dropout, the latter times visual, and its sums."""
+    with torch.autocast("cuda", logits.dtype):
+        scores = logits.unflatten(-1, (heads, -1)).clamp(-50000, 50000)
+        words = scores.masked_fill((text_mask == 0)[:, None, None], torch.finfo(scores.dtype).min).softmax(-1)
+        over_locations = F.dropout(scores.flatten(2).transpose(1, 2).softmax(-1), 0.1)
+        over_words = F.dropout(words, 0.1).flatten(2).to(logits.dtype)
+        return over_words, over_locations @ visual, over_locations.sum(-1)
+
+
+def two_way_rows(runs: int) -> list[str]:
+    """Both softmaxes of deep fusion in training, batch 4 at 800x1344, 194 of 256 words."""
+    batch, locations, heads, words, channels = 4, 22400, 8, 256, 256
+    text_mask = (torch.arange(words, device="cuda") < 194).expand(batch, -1)
+    sets = []
+    for _ in range(SETS):
+        logits = torch.randn(batch, locations, heads * words, device="cuda", dtype=torch.half).requires_grad_()
+        visual = torch.randn(batch, locations, channels, device="cuda", dtype=torch.half).requires_grad_()
+        grad_pooled = torch.randn(batch, heads * words, channels, device="cuda", dtype=torch.half)
+        sets.append((logits, visual, (torch.randn_like(logits), grad_pooled, grad_pooled[..., 0].float())))
+
+    def ours(logits: Tensor, visual: Tensor) -> Sequence[Tensor | None]:
+        return two_way_attention(logits, visual, text_mask, heads, Limits(True, True), dropout=0.1)
+
+    def plain(logits: Tensor, visual: Tensor) -> Sequence[Tensor | None]:
+        return plain_two_way(logits, visual, text_mask, heads)
+
+    lines = []
+    flop = 6 * batch * locations * heads * words * channels
+    floor = max(flop / HALF_TFLOP_PER_S / 1e9, 4 * 2 * sets[0][0].numel() / TB_PER_S / 1e9)
+    for path, function in (("ours", ours), ("plain PyTorch", plain)):
+
+        def forward(i: int, function=function) -> None:
+            function(*sets[i][:2])
+
+        def both(i: int, function=function) -> None:
+            torch.autograd.grad(function(*sets[i][:2]), sets[i][:2], sets[i][2])
+
+        for name, call in (("two-way attention", forward), ("two-way attention + gradients", both)):
+            share = 1.0 if call is both else 1 / 3
+            shape = f"{batch}x{locations}x({heads}x{words}), dropout 0.1"
+            lines.append(row(name, shape, "float16", path, times(call, runs), share * floor))
+    return lines
+
+
+PARTS = (deform_rows, focal_rows, nms_rows, two_way_rows)
 
 
 def main() -> int:

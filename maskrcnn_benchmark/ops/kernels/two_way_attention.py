@@ -319,6 +319,12 @@ def _column_statistics(logits: Tensor, limits: Limits, tiling: Tiling) -> tuple[
     return tops, shares
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """Matrix product in the type of both, under autocast as well."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a @ b
+
+
 class _TwoWayAttention(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -329,7 +335,7 @@ class _TwoWayAttention(torch.autograd.Function):
         spans = triton.cdiv(logits.shape[1], setting.tiling.span) if setting.dropped else 0
         sums = tops.new_empty(spans, *tops.shape)
         setting.launch(_weights_kernel, logits, text_mask, seed, tops, shares, over_words, over_locations, sums)
-        pooled = over_locations.transpose(1, 2) @ visual
+        pooled = _product(over_locations.transpose(1, 2), visual)
         total = sums.sum(0) if setting.dropped else None
         ctx.setting = setting
         ctx.save_for_backward(logits, visual, text_mask, seed, tops, shares, over_locations, pooled, total)
@@ -340,7 +346,7 @@ class _TwoWayAttention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
         logits, visual, text_mask, seed, tops, shares, over_locations, pooled, total = ctx.saved_tensors
         grad_words, grad_pooled, grad_sums = grads
-        grad = visual @ grad_pooled.transpose(1, 2)
+        grad = _product(visual, grad_pooled.transpose(1, 2))
         products = (grad_pooled.float() * pooled).sum(-1)
         if total is None:
             grad_sums = products  # not read
@@ -350,7 +356,7 @@ class _TwoWayAttention(torch.autograd.Function):
             _gradient_kernel, logits, text_mask, seed, tops, shares, grad_words.contiguous(), grad,
             grad_sums.contiguous(), products,
         )  # fmt: skip
-        grad_visual = over_locations @ grad_pooled if ctx.needs_input_grad[1] else None
+        grad_visual = _product(over_locations, grad_pooled) if ctx.needs_input_grad[1] else None
         return grad, grad_visual, None, None, None
 
 

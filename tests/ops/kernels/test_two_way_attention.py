@@ -186,7 +186,7 @@ def test_kernels_on_gpu(lengths, dtype, tolerance, dropout):
         shown = two_way_attention(ones, every, None, 8, BOTH_LIMITS, dropout=dropout)
         kept = kept_by(shown.over_words, dropout), kept_by(shown.pooled.transpose(1, 2), dropout)
         for factors in kept:
-            assert abs((factors > 0).double().mean() - 1 + dropout) < 1e-3
+            assert abs((factors > 0).double().mean() - 1 + dropout) < 2e-3
     expected = plain(logits, visual, mask, 8, BOTH_LIMITS, *kept)
     expected = expected if dropout else expected._replace(sums=None)
     ours, theirs = gradients(found, logits, visual), gradients(expected, logits, visual)
@@ -217,7 +217,6 @@ def test_a_replayed_graph_drops_anew():
     for _ in range(2):
         graph.replay()
         seen.append([x.clone() for x in (found.over_words, found.sums, *grads)])
-    is_word = found.over_words[0] >= 0
-    assert abs((seen[0][0][0] > 0)[is_word].double().mean() - 0.5) < 0.05
+    assert abs((seen[0][0][0] > 0).double().mean() - 0.5) < 0.05
     for first, second in zip(*seen, strict=True):
         assert first.isfinite().all() and not torch.equal(first, second)
