@@ -116,4 +116,9 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         "Iterations that may be skipped, on all processes together, because a loss is not finite; the next one stops "
         "the run, with the losses, the pictures and a file of the batch.",
     ),
+    AddedKey(
+        "TEST.REPORT",
+        True,
+        "Write report.html with the results of an evaluation; it takes some seconds per thousand pictures.",
+    ),
 )

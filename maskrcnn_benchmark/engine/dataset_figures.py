@@ -39,6 +39,7 @@ def evaluate_predictions(
     sigma_tolerance: float = 4,
 ) -> Result:
     """The figures of what is in the store, over the items that it has; files are written to `output_folder`."""
+    report_title = (dataset_name or type(dataset).__name__) if cfg.TEST.REPORT else ""
     if task != "grounding" and not isinstance(dataset, LvisDetection):
         if output_folder:
             save_in_one_step([boxes for _, boxes in store], Path(output_folder, "predictions.pth"))
@@ -48,14 +49,14 @@ def evaluate_predictions(
             output_folder,
             expected_results=expected_results,
             expected_results_sigma_tol=sigma_tolerance,
-            report_title=dataset_name or type(dataset).__name__,
+            report_title=report_title,
         )
     if task == "grounding":
         figures = _evaluate_phrases(dataset, store, cfg, output_folder, dataset_name)
-        if output_folder and store.indices():
-            write_phrase_report(output_folder, dataset_name, dataset, store, figures)
+        if output_folder and report_title and store.indices():
+            write_phrase_report(output_folder, report_title, dataset, store, figures)
     else:
-        figures = _evaluate_lvis(dataset, store, cfg, output_folder, dataset_name)
+        figures = _evaluate_lvis(dataset, store, cfg, output_folder, report_title)
     check_expected_results({"bbox": figures}, expected_results, sigma_tolerance)
     return figures
 
@@ -69,7 +70,7 @@ def figures_of(result: Result | None) -> dict[str, float]:
 
 
 def _evaluate_lvis(
-    dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None, dataset_name: str
+    dataset: LvisDetection, store: PredictionStore, cfg, output_folder: str | None, report_title: str
 ) -> dict[str, float]:
     evaluator = LvisEvaluator(
         LVIS(dataset.lvis.dataset),
@@ -82,7 +83,8 @@ def _evaluate_lvis(
     logger.info("\n%s", "\n".join(text_lines(figures)))
     if output_folder:
         evaluator.write(output_folder, figures)
-        write_detection_report(output_folder, dataset_name, dataset, store, figures, evaluator)
+        if report_title:
+            write_detection_report(output_folder, report_title, dataset, store, figures, evaluator)
     return figures
 
 

@@ -76,7 +76,13 @@ def test_detection(cfg, tmp_path, chunk, prompts):
     assert len(set(model.captions)) == prompts
     assert len(predictions["bbox"]) == 6, "a cat and a dog on each of three pictures"
     assert 0.2 < results.results["bbox"]["AP50"] < 1.0
-    assert (tmp_path / "out" / "bbox.csv").is_file()
+    assert (tmp_path / "out" / "bbox.csv").is_file() and (tmp_path / "out" / "report.html").is_file()
+
+
+def test_report_only_on_request(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK, cfg.TEST.REPORT = "detection", False
+    run(cfg, tmp_path, "toy_coco", {})
+    assert (tmp_path / "out" / "bbox.csv").is_file() and not (tmp_path / "out" / "report.html").exists()
 
 
 def test_grounding(cfg, tmp_path):

@@ -3,8 +3,10 @@
 import copy
 import csv
 import gzip
+import importlib.util
 import json
 import logging
+from pathlib import Path
 
 import lvis_detections
 import numpy as np
@@ -289,3 +291,15 @@ def test_bad_predictions(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match="bad.json is not valid JSON"):
         LVIS(tmp_path / "bad.json")
+
+
+def test_benchmark_runs():
+    path = Path(__file__).parents[2] / "benchmarks" / "lvis_evaluation.py"
+    spec = importlib.util.spec_from_file_location("lvis_evaluation", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    annotations, detections = benchmark.make(3)
+    assert len(detections) == 3 and detections[0][0].shape == (300, 4)
+    _, fixed = benchmark.from_arrays(annotations, detections, is_fixed=True)
+    _, standard = benchmark.from_arrays(annotations, detections, is_fixed=False)
+    assert 0.01 < fixed["AP"] < 0.9 and fixed["AP"] == pytest.approx(standard["AP"])
