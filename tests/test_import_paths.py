@@ -32,6 +32,7 @@ IMPORT_PATHS = {
         "DistributedSampler DistributedSamplerChunkByNode GroupedBatchSampler IterationBasedBatchSampler"
     ),
     "data.transforms": "Compose Normalize RandomHorizontalFlip Resize ToTensor build_transforms",
+    "engine.bbox_aug": "im_detect_bbox_aug",
     "engine.inference": (
         "clean_name create_positive_dict create_queries_and_maps create_queries_and_maps_from_dataset inference"
     ),

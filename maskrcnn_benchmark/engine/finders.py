@@ -77,7 +77,7 @@ class ForwardCaptionFinder:
         self.model = model
 
     def __call__(self, images: ImageList, items: Sequence[Item], *, mirrored: bool = False) -> list[BoxList]:
-        captions = [item.target.get_field("caption") for item in items]
+        captions = [caption_of(item) for item in items]
         maps = [phrase_map(item) for item in items]
         found = self.model(images, captions=captions, positive_map=maps[0] if len(maps) == 1 else maps)
         return [part.to("cpu") for part in found]
@@ -206,7 +206,7 @@ class CaptionFinder:
         self.model = model
 
     def __call__(self, images: ImageList, items: Sequence[Item], *, mirrored: bool = False) -> list[BoxList]:
-        captions = [item.target.get_field("caption") for item in items]
+        captions = [caption_of(item) for item in items]
         maps = [phrase_map(item) for item in items]
         if mirrored:
             captions, maps = self._mirrored(captions, maps, items)
@@ -241,6 +241,13 @@ class CaptionFinder:
             captions[number] = changed.text
             maps[number] = {label: token_positions(encoding, phrase, limit) for label, phrase in enumerate(spans, 1)}
         return captions, maps
+
+
+def caption_of(item: Item) -> str:
+    """The caption of an item. Raises: ValueError if it has none."""
+    if not isinstance(item.target, BoxList) or not item.target.has_field("caption"):
+        raise ValueError("the test set has no captions; TEST.EVAL_TASK grounding needs them, categories need detection")
+    return item.target.get_field("caption")
 
 
 def phrase_map(item: Item) -> dict[int, list[int]]:

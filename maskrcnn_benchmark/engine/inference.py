@@ -190,6 +190,8 @@ def make_finder(model: nn.Module, dataset, cfg, task: str) -> Finder:
         raise ValueError("GLIPKNOW.PARALLEL_LANGUAGE_INPUT describes classes: set TEST.EVAL_TASK detection")
     if task == GROUNDING:
         return CaptionFinder(model) if isinstance(model, GeneralizedVLRCNN) else ForwardCaptionFinder(model)
+    if not hasattr(dataset, "categories"):
+        raise ValueError(f"a {type(dataset).__name__} has captions and no categories: set TEST.EVAL_TASK {GROUNDING}")
     if isinstance(model, GeneralizedVLRCNN) and model.knowledge is not None:
         per_text = cfg.TEST.CHUNKED_EVALUATION
         limit = cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN - 1

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation_data import write_coco
+from evaluation_data import write_coco, write_flickr
 from published_command import Setting
 from tiny_detector import REPOSITORY
 
@@ -214,6 +214,14 @@ def test_classes_with_descriptions(place, capsys):
     assert scores[0] and scores[1] and scores[0] != scores[1]
     assert evaluate(place, "--task_config", tasks, "TEST.EVAL_TASK", "grounding") == BAD_INPUT
     assert "describes classes: set TEST.EVAL_TASK detection" in capsys.readouterr().err
+
+
+def test_task_that_the_data_do_not_serve(place, capsys):
+    assert evaluate(place, "TEST.EVAL_TASK", "grounding") == BAD_INPUT
+    assert "has no captions; TEST.EVAL_TASK grounding needs them" in capsys.readouterr().err
+    write_flickr(place.folder)
+    assert evaluate(place, "--task_config", "configs/flickr/test.yaml", "TEST.EVAL_TASK", "detection") == BAD_INPUT
+    assert "FlickrDataset has captions and no categories: set TEST.EVAL_TASK grounding" in capsys.readouterr().err
 
 
 def test_command_needs_a_model(capsys):
