@@ -23,7 +23,7 @@ from maskrcnn_benchmark.engine.loss_guard import LossGuard
 from maskrcnn_benchmark.engine.parallel import gathered
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
-from maskrcnn_benchmark.engine.training_report import report_training
+from maskrcnn_benchmark.engine.training_report import REPORT_FILE, report_training
 from maskrcnn_benchmark.engine.validation import Validation, make_validation
 from maskrcnn_benchmark.solver import (
     ModelEma,
@@ -234,6 +234,8 @@ class Trainer:
         """
         if self.iteration >= self.max_iter or (self.validation is not None and self.validation.is_over):
             logger.info("Nothing to train: iteration %d of %d is done", self.iteration, self.max_iter)
+            if not Path(self.checkpointer.save_dir, REPORT_FILE).exists():  # killed after the last checkpoint
+                report_training(self.progress.images_per_s, self.validation, self.checkpointer.save_dir)
             return True
         logger.info("Start training at iteration %d of %d", self.iteration, self.max_iter)
         started, first_iteration = time.monotonic(), self.iteration

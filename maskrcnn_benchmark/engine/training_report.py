@@ -35,6 +35,7 @@ def report_training(images_per_s: float, validation: Validation | None, folder: 
     content = {
         "accuracy": figures or None,
         "best": validation.best if figures and validation is not None else None,
+        "history": [] if validation is None else [[iteration, measured] for iteration, measured in validation.history],
         "images_per_s": None if math.isnan(images_per_s) else images_per_s,
         "processes": comm.get_world_size(),
     }

@@ -6,10 +6,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpoin
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.metric_logger import MetricLogger, TensorboardLogger
 from maskrcnn_benchmark.utils.miscellaneous import mkdir, save_config
-from maskrcnn_benchmark.utils.random_state import seed_everything
+from maskrcnn_benchmark.utils.random_state import random_state, seed_everything, set_random_state
 
 DELIMITER = "  "
 
@@ -49,12 +49,37 @@ class RunOptions:
         deadline: time.monotonic() at which to save and stop, None for never.
         use_tensorboard: write event files to the output folder.
         skip_test: accepted; training does not test.
+        resumes_weights_only: of a checkpoint to go on from, take the weights and start counting anew.
+        measures_start: measure the weights before the first step, too, if anything is measured.
     """
 
     resume: str = RESUME_AUTO
     deadline: float | None = None
     use_tensorboard: bool = False
     skip_test: bool = False
+    resumes_weights_only: bool = False
+    measures_start: bool = False
+
+
+class Loaders(NamedTuple):
+    """The data of a run; `validation` is None where nothing is measured in training."""
+
+    train: Any
+    validation: Any | None
+
+
+class Trained(NamedTuple):
+    """A run that has ended.
+
+    Attributes:
+        model: without the wrapper for several processes.
+        is_finished: whether it came to its end, or stopped at a deadline or a SIGTERM.
+        start_figures: of the weights before the first step, if they were measured.
+    """
+
+    model: nn.Module
+    is_finished: bool
+    start_figures: dict[str, float] | None
 
 
 def configuration(args: argparse.Namespace, opts: Sequence[str]) -> CfgNode:
@@ -107,19 +132,30 @@ def _prepare_output(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None) -> nn.Module:
     """Builds model, data and solver, trains, and returns the model (without the wrapper for several processes)."""
-    options = options or RunOptions()
+    return run_training(cfg, device, options or RunOptions()).model
+
+
+def make_loaders(cfg: CfgNode) -> Loaders:
+    """The data that a configuration trains on and is measured on; fixes SOLVER.MAX_ITER."""
+    is_distributed = comm.get_world_size() > 1
+    data_loader = make_data_loader(cfg, is_train=True, is_distributed=is_distributed)
+    if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
+        return Loaders(data_loader, make_data_loader(cfg, is_train=False, is_distributed=is_distributed)[0])
+    if cfg.SOLVER.AUTO_TERMINATE_PATIENCE != -1:
+        logger.warning("SOLVER.AUTO_TERMINATE_PATIENCE has no effect: TEST.DURING_TRAINING is False")
+    return Loaders(data_loader, None)
+
+
+def run_training(
+    cfg: CfgNode, device: torch.device, options: RunOptions, make: Callable[[CfgNode], Loaders] = make_loaders
+) -> Trained:
+    """Builds model, data and solver, and trains. `make` gives the data, and fixes SOLVER.MAX_ITER."""
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    is_distributed = comm.get_world_size() > 1
     model = build_detection_model(cfg).to(device).train()  # its parts freeze now, before anything counts parameters
     record_steps(model, cfg)
-    data_loader = make_data_loader(cfg, is_train=True, is_distributed=is_distributed)  # fixes SOLVER.MAX_ITER
-    val_data_loader = None
-    if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
-        val_data_loader = make_data_loader(cfg, is_train=False, is_distributed=is_distributed)[0]
-    elif cfg.SOLVER.AUTO_TERMINATE_PATIENCE != -1:
-        logger.warning("SOLVER.AUTO_TERMINATE_PATIENCE has no effect: TEST.DURING_TRAINING is False")
+    data_loader, val_data_loader = make(cfg)
     save_config(cfg, os.path.join(cfg.OUTPUT_DIR, "config.yml"))
     model, trained, ema_module = distribute(
         model, device, ParallelOptions.from_config(cfg), with_average=cfg.SOLVER.MODEL_EMA > 0
@@ -127,10 +163,12 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
     checkpointer = DetectronCheckpointer(cfg, model, optimizer, scheduler, cfg.OUTPUT_DIR)
-    arguments = {"iteration": 0, **_load(checkpointer, cfg.MODEL.WEIGHT, options.resume)}
+    arguments = {"iteration": 0, **_load(checkpointer, cfg.MODEL.WEIGHT, options)}
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("Parameters to train: %d; device %s", trainable, device)
-    do_train(
+    if options.measures_start and val_data_loader is not None and not arguments["iteration"]:
+        arguments["start_figures"] = _measure_start(cfg, trained, val_data_loader, device)
+    is_finished = do_train(
         cfg,
         trained,
         data_loader,
@@ -145,7 +183,18 @@ def train(cfg: CfgNode, device: torch.device, options: RunOptions | None = None)
         deadline=options.deadline,
         ema_module=ema_module,
     )
-    return model
+    return Trained(model, is_finished, arguments.get("start_figures"))
+
+
+def _measure_start(cfg: CfgNode, model: nn.Module, data_loader, device: torch.device) -> dict[str, float]:
+    """The figures of the weights that training starts from; random states are as if nothing had been measured."""
+    from maskrcnn_benchmark.engine.inference import measure_model  # it imports the evaluators
+
+    state = random_state()
+    (figures,) = measure_model(cfg, model, [data_loader], device)
+    set_random_state(state)
+    logger.info("Before training: %s", ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    return figures
 
 
 def record_steps(model: GeneralizedVLRCNN, cfg: CfgNode) -> None:
@@ -160,12 +209,13 @@ def record_steps(model: GeneralizedVLRCNN, cfg: CfgNode) -> None:
     model.use_training_graphs()
 
 
-def _load(checkpointer: Checkpointer, weight: str, resume: str) -> dict[str, Any]:
+def _load(checkpointer: Checkpointer, weight: str, options: RunOptions) -> dict[str, Any]:
     """Gives the model its first weights, or everything its state at a checkpoint, of which it returns the rest."""
-    if resume not in (RESUME_AUTO, RESUME_NONE):
-        return checkpointer.resume(resume)
-    if resume == RESUME_AUTO and checkpointer.has_checkpoint():
-        return checkpointer.load(weight)  # says that it does not read the weight
+    if options.resume not in (RESUME_AUTO, RESUME_NONE):
+        return checkpointer.resume(options.resume)
+    if options.resume == RESUME_AUTO and checkpointer.has_checkpoint():
+        # says that it does not read the weight
+        return checkpointer.load(weight, skip_optimizer=options.resumes_weights_only)
     if not weight:
         logger.info("MODEL.WEIGHT is empty: training starts from random weights")
         return {}

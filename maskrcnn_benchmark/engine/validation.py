@@ -40,7 +40,8 @@ class Validation:
         use_average: measure the averaged copy of the weights, where there is one.
         present: shows a model in evaluation mode after it was measured: called with it, the iteration and the figures.
 
-    Attributes: best, the highest score; figures, the latest; iteration, when they were measured.
+    Attributes: best, the highest score; figures, the latest; iteration, when they were measured; history, all figures
+        as pairs (iteration, figures).
     Raises: ValueError for a patience that would end every training.
     """
 
@@ -63,12 +64,14 @@ class Validation:
         self.worse_in_a_row = 0
         self.iteration = 0
         self.figures: Figures = {}
+        self.history: list[tuple[int, Figures]] = []
 
     @torch.no_grad()
     def __call__(self, model: nn.Module, iteration: int) -> Outcome:
         """Measures the model, which is left in evaluation mode. A score that equals the best is one."""
         model.eval()
         self.figures, self.iteration = self.evaluate(model), iteration
+        self.history.append((iteration, self.figures))
         if self.present is not None:
             self.present(model, iteration, self.figures)
         score = score_of(self.figures)
@@ -93,11 +96,13 @@ class Validation:
             "worse_in_a_row": self.worse_in_a_row,
             "iteration": self.iteration,
             "figures": dict(self.figures),
+            "history": [(iteration, dict(figures)) for iteration, figures in self.history],
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.best, self.worse_in_a_row = float(state["best"]), int(state["worse_in_a_row"])
         self.iteration, self.figures = int(state["iteration"]), dict(state["figures"])
+        self.history = list(state.get("history", ()))  # checkpoints of before have none
 
 
 def score_of(figures: Figures) -> float:

@@ -133,3 +133,16 @@ def test_scores_survive_a_checkpoint(tmp_path):
     assert (rest.validation.best, rest.validation.iteration) == (0.3, 4)
     rest.train()
     assert rest.validation.state_dict() == whole.validation.state_dict()
+
+
+def test_history_survives_a_checkpoint():
+    figures = iter([{"AP": 0.2}, {"AP": 0.1}, {"AP": 0.3}])
+    first = Validation(lambda model: next(figures))
+    for iteration in (2, 4):
+        first(nn.Identity(), iteration)
+    resumed = Validation(lambda model: next(figures))
+    resumed.load_state_dict(first.state_dict())
+    resumed(nn.Identity(), 6)
+    assert resumed.history == [(2, {"AP": 0.2}), (4, {"AP": 0.1}), (6, {"AP": 0.3})]
+    resumed.load_state_dict({key: value for key, value in first.state_dict().items() if key != "history"})
+    assert resumed.history == [], "of a checkpoint that has none"

@@ -13,10 +13,11 @@ from tiny_detector import make_text_folder, tiny_config
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data.transforms import build_transforms
-from maskrcnn_benchmark.engine.training_run import RunOptions, train
+from maskrcnn_benchmark.engine.training_run import RunOptions, run_training, train
 from maskrcnn_benchmark.engine.validation_pictures import draw_predictions, picture_of
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import metric_logger
+from maskrcnn_benchmark.utils.random_state import seed_everything
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
 RUN = """
@@ -92,6 +93,42 @@ def test_run_with_validation(cfg, tmp_path, writer, caplog, task, test_set, figu
     assert report["images_per_s"] > 0 and report["processes"] == 1
     assert f"Accuracy: {figure} " in caplog.text and "images/s on 1 process(es)" in caplog.text
     assert read_checkpoint(tmp_path / "out" / "model_best.pth")["iteration"] == 4, "ties are no worse"
+
+
+def test_measuring_the_start_changes_nothing(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "detection", ("detection",)
+    runs = []
+    for name, measures_start in (("plain", False), ("measured", True)):
+        cfg.OUTPUT_DIR = str(tmp_path / name)
+        (tmp_path / name).mkdir()
+        seed_everything(1)
+        runs.append(run_training(cfg, torch.device("cpu"), RunOptions(measures_start=measures_start)))
+    plain, measured = runs
+    assert plain.is_finished and measured.is_finished and plain.start_figures is None
+    assert {"AP", "AP50"} <= measured.start_figures.keys()
+    one, other = (read_checkpoint(tmp_path / name / "model_final.pth") for name in ("plain", "measured"))
+    assert one["validation"] == other["validation"] and [step for step, _ in one["validation"]["history"]] == [2, 4]
+    assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
+    report = json.loads((tmp_path / "plain" / "training_report.json").read_text())
+    (tmp_path / "plain" / "training_report.json").unlink()
+    cfg.OUTPUT_DIR = str(tmp_path / "plain")
+    assert run_training(cfg, torch.device("cpu"), RunOptions()).is_finished
+    again = json.loads((tmp_path / "plain" / "training_report.json").read_text())
+    assert again == report | {"images_per_s": None}, "a run that was killed before its report gets one"
+
+
+def test_weights_of_a_checkpoint_without_its_iteration(cfg, tmp_path):
+    cfg.TEST.DURING_TRAINING = False
+    train(cfg, torch.device("cpu"), RunOptions())
+    before = read_checkpoint(tmp_path / "out" / "model_final.pth")["model"]
+    cfg.SOLVER.MAX_ITER = 1
+    train(cfg, torch.device("cpu"), RunOptions(resumes_weights_only=True))
+    after = read_checkpoint(tmp_path / "out" / "model_final.pth")
+    assert after["iteration"] == 1
+    changes = [
+        (after["model"][name] - value).abs().max() for name, value in before.items() if value.is_floating_point()
+    ]
+    assert 0 < max(changes) < 0.01, "one step from where the first run ended"
 
 
 def test_run_without_validation_says_so(cfg, tmp_path, caplog):
