@@ -58,7 +58,7 @@ __all__ = [
 
 DETECTION, GROUNDING, CLOSED_SET = "detection", "grounding", ""
 STORE = "predictions"  # folder of the detections, in that of the results
-IRRELEVANT_TEST_KEYS = ("IMS_PER_BATCH", "DURING_TRAINING", "EXPECTED_RESULTS", "EXPECTED_RESULTS_SIGMA_TOL")
+IRRELEVANT_TEST_KEYS = ("IMS_PER_BATCH", "DURING_TRAINING", "EXPECTED_RESULTS", "EXPECTED_RESULTS_SIGMA_TOL", "REPORT")
 
 logger = logging.getLogger(__name__)
 
