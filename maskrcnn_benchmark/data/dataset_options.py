@@ -67,6 +67,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
         "is_train": is_train,
         "remove_images_without_annotations": is_train,
         "use_difficult": not is_train,
+        "inference_caption": data.INFERENCE_CAPTION,
     }
     if data.USE_OVERRIDE_CATEGORY and data.OVERRIDE_CATEGORY:
         options["override_category"] = data.OVERRIDE_CATEGORY
@@ -103,7 +104,6 @@ def _caption_options(data, mlm) -> dict[str, Any]:
         "caption_nms": data.CAPTION_NMS,
         "further_screen": data.FURTHER_SCREEN,
         "replace_clean_label": data.REPLACE_CLEAN_LABEL,
-        "inference_caption": data.INFERENCE_CAPTION,
         "pack_random_caption_number": data.PACK_RANDOM_CAPTION_NUMBER,
         "random_pack_prob": data.RANDOM_PACK_PROB,
         "no_random_pack_probability": data.NO_RANDOM_PACK_PROBABILITY,

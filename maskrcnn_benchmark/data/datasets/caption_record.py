@@ -52,6 +52,10 @@ def read_caption_record(label: Mapping[str, Any], version: str = "v1") -> Captio
     if version not in FORMATS:
         raise ValueError(f"DATASETS.CAPTION_FORMAT_VERSION={version!r}: known formats are {', '.join(FORMATS)}")
     boxes, spans = list(label["bboxes"]), list(label["tokens_positive"])
+    if version == "v1" and any(isinstance(box, Sequence) and box and isinstance(box[0], Sequence) for box in boxes):
+        raise ValueError(
+            f"caption {label['caption'][:80]!r}: boxes are grouped by phrase; set DATASETS.CAPTION_FORMAT_VERSION v2"
+        )
     scores = list(label["scores"]) if "scores" in label else None
     lengths = [len(boxes), len(spans), len(boxes if scores is None else scores)]
     if version == "v2" and len(set(lengths)) == 1:
@@ -64,6 +68,48 @@ def read_caption_record(label: Mapping[str, Any], version: str = "v1") -> Captio
             f"caption {label['caption'][:80]!r}: {lengths[0]} boxes, {lengths[1]} tokens_positive, {lengths[2]} scores"
         )
     return CaptionRecord(label["caption"], boxes, spans, scores if scores is not None else [1.0] * len(boxes))
+
+
+def caption_label(record: CaptionRecord, size: tuple[int, int], version: str = "v1") -> dict[str, Any]:
+    """The label row of a record, which `read_caption_record` reads; `size` is the picture's (width, height).
+
+    In format v2, boxes with the same spans form a phrase.
+    Raises: ValueError for an unknown format.
+    """
+    if version not in FORMATS:
+        raise ValueError(f"caption format {version!r}: known formats are {', '.join(FORMATS)}")
+    label: dict[str, Any] = {"img_h": size[1], "img_w": size[0], "caption": record.caption}
+    boxes, spans = [list(box) for box in record.boxes], [[list(span) for span in phrases] for phrases in record.spans]
+    if version == "v1":
+        return label | {"bboxes": boxes, "tokens_positive": spans, "scores": list(record.scores)}
+    groups: dict[str, list[int]] = {}
+    for index, phrases in enumerate(spans):
+        groups.setdefault(str(phrases), []).append(index)
+    return label | {
+        "bboxes": [[boxes[i] for i in group] for group in groups.values()],
+        "tokens_positive": [spans[group[0]] for group in groups.values()],
+        "scores": [[record.scores[i] for i in group] for group in groups.values()],
+    }
+
+
+def read_caption(label: Any) -> str:
+    """The caption of a label row, with or without boxes.
+
+    It is the entry `caption`; or the texts of the list `captions`, joined by spaces; or what the only entry holds; or,
+    where the row is a list, its captions joined by spaces.
+    Raises: ValueError if the row has none of these.
+    """
+    if isinstance(label, str):
+        return label
+    if isinstance(label, list) and label:
+        return " ".join(map(read_caption, label))
+    if isinstance(label, Mapping):
+        for key in ("caption", "captions"):
+            if key in label:
+                return read_caption(label[key])
+        if len(label) == 1:
+            return read_caption(next(iter(label.values())))
+    raise ValueError(f"no caption in {str(label)[:80]!r}")
 
 
 def screen(record: CaptionRecord, min_score: float, nms_threshold: float) -> CaptionRecord:

@@ -14,6 +14,7 @@ from maskrcnn_benchmark.data.datasets.caption_record import (
     FORMATS,
     CaptionRecord,
     answer_as_mask,
+    read_caption,
     read_caption_record,
     screen,
 )
@@ -43,6 +44,8 @@ class PseudoLabelledCaptions(Dataset):
         further_screen: keep boxes with scores above `caption_conf`, and suppress repeated ones at the IoU `caption_nms`
             if that is positive.
         caption_format_version: v1 or v2, see read_caption_record.
+        inference_caption: captions alone (see read_caption), for finding boxes with a model: no boxes, no screening,
+            nothing foreign, no question.
         other: arguments that only other datasets of the list read.
     Raises: ValueError for a descriptor without labels, or not of the kind that the options ask for.
     """
@@ -61,6 +64,7 @@ class PseudoLabelledCaptions(Dataset):
         caption_nms: float = -1.0,
         caption_format_version: str = "v1",
         max_query_len: int = 256,
+        inference_caption: bool = False,
         **other: Any,
     ):
         if caption_format_version not in FORMATS:
@@ -76,12 +80,16 @@ class PseudoLabelledCaptions(Dataset):
         self.caption_nms = caption_nms
         self.caption_format_version = caption_format_version
         self.max_query_len = max_query_len
+        self.inference_caption = inference_caption
         self.prepare = ConvertCocoPolysToMask(return_masks, return_tokens, tokenizer, max_query_len)
 
     def __len__(self) -> int:
         return len(self.tsv)
 
     def __getitem__(self, index: int):
+        if self.inference_caption:
+            caption = self.caption(index)
+            return self._target_item(index, CaptionRecord(caption, [], [], []), (0, len(caption)))
         for _ in range(MAX_DRAWS):
             record = self.usable_record(index)
             if record is not None:
@@ -109,6 +117,13 @@ class PseudoLabelledCaptions(Dataset):
         if missing:
             raise ValueError(f"item {index} ({self.tsv.key(index)}) of {self.tsv.yaml_file} has no {missing[0]!r}")
         return label
+
+    def caption(self, index: int) -> str:
+        """The caption of a row, with or without boxes. Raises: ValueError, with the row, if it has none."""
+        try:
+            return read_caption(self.tsv.label(index))
+        except ValueError as error:
+            raise ValueError(f"item {index} ({self.tsv.key(index)}) of {self.tsv.yaml_file}: {error}") from error
 
     def get_raw_image(self, index: int) -> Image.Image:
         """The picture before the transforms."""
@@ -168,7 +183,6 @@ class CaptionTSV(PseudoLabelledCaptions):
         safeguard_positive_caption: leave out foreign captions that would push the own one over `max_query_len` tokens.
         sample_negative_for_grounding_data: probability of an item without boxes under a foreign caption.
         mlm_obj_for_only_positive: masked language modelling scores the words of the own caption only.
-        inference_caption: captions alone, for finding boxes with a model: no boxes, no screening, nothing foreign.
         options: see PseudoLabelledCaptions.
     """
 
@@ -182,7 +196,6 @@ class CaptionTSV(PseudoLabelledCaptions):
         safeguard_positive_caption: bool = True,
         sample_negative_for_grounding_data: float = -1.0,
         mlm_obj_for_only_positive: bool = False,
-        inference_caption: bool = False,
         **options: Any,
     ):
         super().__init__(yaml_file, *args, **options)
@@ -193,16 +206,8 @@ class CaptionTSV(PseudoLabelledCaptions):
             max_tokens=self.max_query_len,
             score_own_only=mlm_obj_for_only_positive,
         )
-        self.inference_caption = inference_caption
-
-    def usable_record(self, index: int) -> CaptionRecord | None:
-        if self.inference_caption:
-            return CaptionRecord(self.label(index, ("caption",))["caption"], [], [], [])
-        return super().usable_record(index)
 
     def _item(self, index: int, record: CaptionRecord):
-        if self.inference_caption:
-            return super()._item(index, record)
         mixed = self.foreign_captions.around(record.caption, lambda: self._other_caption(index), self.tokenizer)
         if not mixed.is_own:
             record = CaptionRecord(record.caption, [], [], [])

@@ -1,12 +1,16 @@
 """Pseudo-labelled captions: items, screening, foreign captions, questions."""
 
+import json
 import random
 
 import numpy as np
 import pytest
 from tsv_files import write_tsv_dataset
 
+from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
+from maskrcnn_benchmark.data.dataset_options import dataset_options
+from maskrcnn_benchmark.data.datasets.caption_record import CaptionRecord, caption_label, read_caption_record
 from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionTSV, PseudoData
 from maskrcnn_benchmark.data.transforms import Compose, Resize, ToTensor
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
@@ -122,6 +126,47 @@ def test_captions_alone(tmp_path, tokenizer):
     data = dataset(tmp_path, tokenizer, {"c": {"caption": "a dog"}}, inference_caption=True, transforms=None)
     _, target, _ = data[0]
     assert target.get_field("caption") == "a dog" and len(target) == 0 and target.size == (100, 80)
+
+
+@pytest.mark.parametrize("kind", [CaptionTSV, PseudoData])
+@pytest.mark.parametrize(
+    "content",
+    [{"captions": ["a", "dog"]}, {"googlecc": "a dog"}, [{"caption": "a"}, {"caption": "dog"}], label("a dog", [CAT])],
+)
+def test_forms_of_captions_alone(tmp_path, tokenizer, kind, content):
+    data = dataset(tmp_path, tokenizer, {"c": content}, kind, inference_caption=True, diver_box_for_vqa=True)
+    image, target, index = data[0]
+    assert target.get_field("caption") == "a dog" and len(target) == 0 and (image.size, index) == ((100, 80), 0)
+
+
+def test_rows_without_a_caption_are_named(tmp_path, tokenizer):
+    content = {"c": {"img_h": 80, "img_w": 100}}
+    with pytest.raises(ValueError, match=r"item 0 \(c\) of .*data.yaml: no caption in"):
+        dataset(tmp_path, tokenizer, content, inference_caption=True)[0]
+
+
+def test_captions_alone_also_for_testing():
+    cfg = default_config()
+    assert [dataset_options(cfg, is_train)["inference_caption"] for is_train in (True, False)] == [False, False]
+    cfg.DATASETS.INFERENCE_CAPTION = True
+    assert [dataset_options(cfg, is_train)["inference_caption"] for is_train in (True, False)] == [True, True]
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_labels_are_read_as_they_were_written(version):
+    spans = [[[4, 8]], [[10, 18]], [[4, 8]]]
+    record = CaptionRecord("one bird, two cups", [CAT, DOG, [1, 2, 3, 4]], spans, [0.5, 0.7, 0.9])
+    label = json.loads(json.dumps(caption_label(record, (100, 80), version)))
+    assert (label["img_w"], label["img_h"], len(label["bboxes"])) == (100, 80, 3 if version == "v1" else 2)
+    read = read_caption_record(label, version)
+    order = [0, 1, 2] if version == "v1" else [0, 2, 1]
+    assert read == record.select(order)
+
+
+def test_boxes_by_phrase_are_not_read_as_boxes():
+    label = caption_label(CaptionRecord("two cats", [CAT, DOG], [[[0, 8]]] * 2, [0.9, 0.8]), (100, 80), "v2")
+    with pytest.raises(ValueError, match="'two cats': boxes are grouped by phrase; .*CAPTION_FORMAT_VERSION v2"):
+        read_caption_record(label, "v1")
 
 
 def test_questions(tmp_path, tokenizer):
