@@ -23,7 +23,7 @@ from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.evaluation.report import write_detection_report, write_phrase_report
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
-Result = tuple[COCOResults, dict[str, list]] | dict[str, Any]
+Result = tuple[COCOResults, Any] | dict[str, Any]
 
 logger = logging.getLogger(__name__)
 
@@ -37,8 +37,14 @@ def evaluate_predictions(
     dataset_name: str = "",
     expected_results: Sequence[Expected] = (),
     sigma_tolerance: float = 4,
+    *,
+    box_only: bool = False,
 ) -> Result:
     """The figures of what is in the store, over the items that it has; files are written to `output_folder`."""
+    if box_only:
+        found = dict(store)
+        results, _ = evaluate(dataset, found, output_folder, True, ("bbox",), expected_results, sigma_tolerance)
+        return results, list(found.values())
     report_title = (dataset_name or type(dataset).__name__) if cfg.TEST.REPORT else ""
     if task != "grounding" and not isinstance(dataset, LvisDetection):
         if output_folder:
@@ -65,7 +71,7 @@ def figures_of(result: Result | None) -> dict[str, float]:
     """Figures by name from what `inference` returns."""
     if result is None:
         return {}
-    values = result[0].results["bbox"] if isinstance(result, tuple) else result
+    values = next(iter(result[0].results.values())) if isinstance(result, tuple) else result
     return {name: float(value) for name, value in values.items() if not hasattr(value, "__len__")}
 
 

@@ -93,14 +93,13 @@ def inference(
     memory does not grow, and `resume` goes on with what an interrupted evaluation left in the folder.
 
     Args:
+        box_only: measure the recall of boxes whatever their class; the result is (COCOResults, list of BoxLists).
         description: what the predictions depend on beside cfg, such as the weights; asked of a folder to resume.
         save_vis: number of pictures to draw with what was found and what is there, in the folder vis.
     Raises: ValueError for another task or kind of evaluation, and when a picture of the set was not evaluated.
     """
-    if tuple(iou_types) != ("bbox",) or box_only or visualizer is not None:
-        raise ValueError(
-            f"iou_types={tuple(iou_types)}, box_only={box_only}, visualizer={visualizer}: only boxes are evaluated"
-        )
+    if tuple(iou_types) != ("bbox",) or visualizer is not None:
+        raise ValueError(f"iou_types={tuple(iou_types)}, visualizer={visualizer}: only boxes are evaluated")
     model = unwrap_model(model).eval()
     dataset = plain_dataset(data_loader)
     task = task_of(cfg, model)
@@ -122,6 +121,7 @@ def inference(
                 dataset_name,
                 expected_results,
                 expected_results_sigma_tol,
+                box_only=box_only,
             )
 
 

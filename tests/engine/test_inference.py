@@ -10,6 +10,7 @@ from data_files import write_coco_toy, write_grounding_toy
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.engine.dataset_figures import figures_of
 from maskrcnn_benchmark.engine.inference import find_predictions, inference, measure_model
 from maskrcnn_benchmark.engine.prediction_store import PredictionStore
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -103,6 +104,14 @@ def _only_first_sentence(path: str) -> str:
     with open(path, "w") as file:
         json.dump(content, file)
     return path
+
+
+def test_recall_of_boxes_whatever_their_class(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "detection", ("toy_coco",)
+    (loader,) = make_data_loader(cfg, is_train=False)
+    model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"dog": [[10, 10, 39.5, 39.5]]})
+    results, predictions = inference(model, loader, "toy_coco", box_only=True, device="cpu", cfg=cfg, verbose=False)
+    assert len(predictions) == 3 and figures_of((results, predictions))["AR@100"] > 0
 
 
 def test_subset_evaluates_what_was_seen(cfg, tmp_path):
