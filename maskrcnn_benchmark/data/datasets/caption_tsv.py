@@ -19,6 +19,7 @@ from maskrcnn_benchmark.data.datasets.caption_record import (
     screen,
 )
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
+from maskrcnn_benchmark.data.datasets.tsv_parts import Paths
 from maskrcnn_benchmark.data.datasets.tsv_rows import TSVRows, read_descriptor
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -241,9 +242,12 @@ class PseudoData(PseudoLabelledCaptions):
         return super()._item(index, record)
 
 
-def _clean_label_file(yaml_file: str | os.PathLike[str]) -> str:
+def _clean_label_file(yaml_file: str | os.PathLike[str]) -> Paths:
     """The label file with "clean_label" in place of "raw_label"; ValueError if its path has no "raw_label"."""
-    path = read_descriptor(yaml_file).label or ""
-    if "raw_label" not in path:
-        raise ValueError(f"DATASETS.REPLACE_CLEAN_LABEL: the label file {path!r} is not named 'raw_label'")
-    return path.replace("raw_label", "clean_label")
+    files = read_descriptor(yaml_file).label or ""
+    paths = (files,) if isinstance(files, str) else files
+    wrong = [path for path in paths if "raw_label" not in path]
+    if wrong:
+        raise ValueError(f"DATASETS.REPLACE_CLEAN_LABEL: the label file {wrong[0]!r} is not named 'raw_label'")
+    clean = tuple(path.replace("raw_label", "clean_label") for path in paths)
+    return clean[0] if isinstance(files, str) else clean

@@ -114,6 +114,12 @@ class TSVFile:
 
     get_key = key
 
+    def close(self) -> None:
+        """Closes the file; reading opens it again."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def _read(self, row: int, limit: int | None = None) -> bytes:
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {self.path}, which has {len(self)} rows")

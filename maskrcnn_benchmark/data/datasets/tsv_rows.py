@@ -15,16 +15,17 @@ import yaml
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, decode_rgb
-from maskrcnn_benchmark.data.datasets.tsv_file import TSVFile
+from maskrcnn_benchmark.data.datasets.tsv_parts import Paths, open_rows
 
 logger = logging.getLogger(__name__)
 
 BACKGROUND = "__background__"
+_IN_PARTS = ("img", "label", "hw")
 _CHECKED_KEYS = 50  # rows whose keys are compared between the files
 
 
 class Descriptor(NamedTuple):
-    """Paths of the files of a dataset; None where it has no such file.
+    """Paths of the files of a dataset; None where it has no such file. The first three may be lists of parts.
 
     Attributes:
         img: rows `key, ..., base64 of a JPEG or PNG file`.
@@ -35,9 +36,9 @@ class Descriptor(NamedTuple):
         imageid2idx: JSON, `img_id` of a label -> row of the picture.
     """
 
-    img: str
-    label: str | None = None
-    hw: str | None = None
+    img: Paths
+    label: Paths | None = None
+    hw: Paths | None = None
     linelist: str | None = None
     labelmap: str | None = None
     imageid2idx: str | None = None
@@ -48,7 +49,7 @@ def read_descriptor(yaml_file: str | os.PathLike[str]) -> Descriptor:
 
     Raises:
         FileNotFoundError: one of the files does not exist.
-        ValueError: the file has no `img`.
+        ValueError: the file has no `img`, or a list where one file is expected.
     """
     path = Path(yaml_file)
     content = yaml.safe_load(path.read_text())
@@ -56,17 +57,25 @@ def read_descriptor(yaml_file: str | os.PathLike[str]) -> Descriptor:
         raise ValueError(f"{path} does not describe a TSV dataset: it has no key 'img'")
     if "jsondict" in content:
         content.setdefault("labelmap", content["jsondict"])
-    found = {}
+    found: dict[str, Any] = {}
     for field in Descriptor._fields:
-        if not content.get(field):
-            continue
-        candidates = [Path(content[field]), path.parent / content[field]]
-        existing = next((str(candidate) for candidate in candidates if candidate.is_file()), None)
-        if existing is None:
-            tried = " and ".join(map(str, candidates))
-            raise FileNotFoundError(f"{field} file of {path} does not exist: tried {tried}")
-        found[field] = existing
+        value = content.get(field)
+        if isinstance(value, list) and value and field in _IN_PARTS:
+            found[field] = tuple(_find_file(path, field, part) for part in value)
+        elif isinstance(value, str) and value:
+            found[field] = _find_file(path, field, value)
+        elif value:
+            raise ValueError(f"{field} of {path} must be the name of a file, not {value!r}")
     return Descriptor(**found)
+
+
+def _find_file(descriptor: Path, field: str, name: str) -> str:
+    candidates = [Path(name), descriptor.parent / name]
+    existing = next((str(candidate) for candidate in candidates if candidate.is_file()), None)
+    if existing is None:
+        tried = " and ".join(map(str, candidates))
+        raise FileNotFoundError(f"{field} file of {descriptor} does not exist: tried {tried}")
+    return existing
 
 
 def read_label_map(path: str | os.PathLike[str]) -> dict[str, int]:
@@ -108,13 +117,13 @@ class TSVRows:
     Raises: ValueError if the files do not belong together.
     """
 
-    def __init__(self, yaml_file: str | os.PathLike[str], label_file: str | os.PathLike[str] | None = None):
+    def __init__(self, yaml_file: str | os.PathLike[str], label_file: Paths | None = None):
         self.yaml_file = os.fspath(yaml_file)
         self.files = read_descriptor(yaml_file)
-        self.images = TSVFile(self.files.img)
+        self.images = open_rows(self.files.img)
         label_file = label_file or self.files.label
-        self.labels = TSVFile(label_file) if label_file else None
-        self.sizes = TSVFile(self.files.hw) if self.files.hw else None
+        self.labels = open_rows(label_file) if label_file else None
+        self.sizes = open_rows(self.files.hw) if self.files.hw else None
         self._image_rows = self._match_images()
         self.rows = self._listed_rows()
 
