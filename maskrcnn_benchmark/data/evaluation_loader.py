@@ -1,6 +1,6 @@
 """Loaders of test sets: every item once over all processes."""
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def make_evaluation_loader(
         images_per_test_batch(cfg.TEST.IMS_PER_BATCH, num_replicas),
         num_replicas,
         rank,
-        shapes=orientations(dataset) if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_multiscale else None,
+        ratios=aspect_ratios(dataset) if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_multiscale else None,
         pictures=[picture_file(dataset, i) for i in range(size)] if isinstance(dataset, GroundingJson) else None,
         limit=cfg.TEST.SUBSET,
     )
@@ -117,9 +117,9 @@ class UploadingLoader:
             yield self.upload.padded(images.tensors, images.image_sizes), targets, indices
 
 
-def orientations(dataset: Dataset | Any) -> Sequence[Hashable] | None:
-    """For every item whether its picture is at least as high as wide; None for a dataset that does not know."""
+def aspect_ratios(dataset: Dataset | Any) -> Sequence[float] | None:
+    """For every item the height of its picture by the width; None for a dataset that does not know."""
     if not hasattr(dataset, "get_img_info"):
         return None
     records = (dataset.get_img_info(index) for index in range(len(dataset)))
-    return [record["height"] >= record["width"] for record in records]
+    return [record["height"] / record["width"] for record in records]

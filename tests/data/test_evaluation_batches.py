@@ -9,8 +9,8 @@ from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 @pytest.mark.parametrize("items", [0, 1, 7, 16])
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_every_item_once(processes, items, batch_size):
-    shapes, pictures = [item % 2 for item in range(items)], [item // 3 for item in range(items)]
-    for options in ({}, {"shapes": shapes}, {"pictures": pictures}):
+    ratios, pictures = [0.5 + item % 3 / 2 for item in range(items)], [item // 3 for item in range(items)]
+    for options in ({}, {"ratios": ratios}, {"pictures": pictures}, {"ratios": ratios, "pictures": pictures}):
         seen = [
             item
             for rank in range(processes)
@@ -20,9 +20,10 @@ def test_every_item_once(processes, items, batch_size):
         assert sorted(seen) == list(range(items))
 
 
-def test_equal_shapes_share_batches():
-    batches = EvaluationBatches(5, 2, shapes=["wide", "high", "wide", "wide", "high"])
-    assert list(batches) == [[0, 2], [3], [1, 4]] and len(batches) == 3
+def test_alike_shapes_share_batches():
+    batches = EvaluationBatches(7, 2, ratios=[0.75, 1.3, 0.5, 0.75, 0.6, 1.0, 0.7])
+    assert list(batches) == [[6, 0], [5, 1], [2, 4], [3]]
+    assert [batch[0] for batch in EvaluationBatches(4, 1, ratios=[2, 0.5, 1, 0.6])] == [0, 1, 2, 3]
 
 
 def test_sentences_of_a_picture_stay_together():

@@ -1,7 +1,6 @@
 """Batches of a test set: every item once, whatever the number of processes."""
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from itertools import groupby
 
 from torch.utils.data import Sampler
 
@@ -9,14 +8,15 @@ from torch.utils.data import Sampler
 class EvaluationBatches(Sampler[list[int]]):
     """Shares the items of a test set out among processes, none of them twice.
 
-    Batches are formed of all items and dealt out in turn, so that a process may have one batch more than another, or
-    one less picture in its last.
+    Batches are formed of all items, put in the order of their first ones, and dealt out in turn, so that a process may
+    have one batch more than another, or less pictures in one.
 
     Args:
         num_items: of the test set.
         batch_size: pictures of a batch.
         num_replicas, rank: number of processes and index of this one.
-        shapes: for every item what the items of a batch have in common, such as the orientation; None for nothing.
+        ratios: for every item the height of its picture by the width. Neighbours by ratio share a batch, whose padding
+            is small then, and high and wide pictures do not; None for batches in the order of the items.
         pictures: for every item its picture, where several items (sentences) belong to one: these stay together, and
             a batch may then hold more items than pictures. None if every item has its own.
         limit: batches of this process at most, -1 for all.
@@ -30,7 +30,7 @@ class EvaluationBatches(Sampler[list[int]]):
         num_replicas: int = 1,
         rank: int = 0,
         *,
-        shapes: Sequence[Hashable] | None = None,
+        ratios: Sequence[float] | None = None,
         pictures: Sequence[Hashable] | None = None,
         limit: int = -1,
     ):
@@ -40,7 +40,7 @@ class EvaluationBatches(Sampler[list[int]]):
             raise ValueError(f"rank={rank} is not in [0, num_replicas={num_replicas})")
         self.batch_size = batch_size
         self.num_replicas, self.rank = num_replicas, rank
-        self.shapes, self.pictures, self.limit = shapes, pictures, limit
+        self.ratios, self.pictures, self.limit = ratios, pictures, limit
         self.items = list(range(num_items))
         self._done: frozenset[int] = frozenset()
         self._own: list[list[int]] | None = None
@@ -78,16 +78,22 @@ class EvaluationBatches(Sampler[list[int]]):
 
     def _deal(self, items: Sequence[int]) -> list[list[int]]:
         """The batches of this process."""
-        shapes = self.shapes
-        order = list(items) if shapes is None else _together(items, [shapes[item] for item in items])
-        runs = [order] if shapes is None else [list(run) for _, run in groupby(order, key=lambda item: shapes[item])]
         batches = []
-        for run in runs:
+        for run in self._runs(items):
             units = self._units(run)
             starts = range(0, len(units), self.batch_size)
             batches += [[item for unit in units[start : start + self.batch_size] for item in unit] for start in starts]
+        batches.sort(key=min)
         own = batches[self.rank :: self.num_replicas]
         return own if self.limit < 0 else own[: self.limit]
+
+    def _runs(self, items: Sequence[int]) -> list[list[int]]:
+        """The items in lists that share no batch."""
+        if self.ratios is None:
+            return [list(items)]
+        ratios = self.ratios
+        order = sorted(items, key=lambda item: ratios[item])
+        return [[item for item in order if ratios[item] < 1], [item for item in order if ratios[item] >= 1]]
 
     def _units(self, items: Sequence[int]) -> list[list[int]]:
         """Items of one picture as a list."""
@@ -97,11 +103,3 @@ class EvaluationBatches(Sampler[list[int]]):
         for item in items:
             units.setdefault(self.pictures[item], []).append(item)
         return list(units.values())
-
-
-def _together(items: Sequence[int], keys: Sequence[Hashable]) -> list[int]:
-    """The items with equal keys one after the other, in the order of their first."""
-    groups: dict[Hashable, list[int]] = {}
-    for item, key in zip(items, keys, strict=True):
-        groups.setdefault(key, []).append(item)
-    return [item for group in groups.values() for item in group]
