@@ -78,8 +78,7 @@ def _exponential(x: tl.tensor) -> tl.tensor:
 def _word_exponentials(scores: tl.tensor, is_word: tl.tensor, filling: tl.tensor) -> tl.tensor:
     """Exponentials for the softmax of every row over the words, up to a factor of the row."""
     scores = tl.where(is_word, scores, filling)
-    # The rounding of the largest is a factor of the row as well.
-    return tl.exp2(scores * 1.4426950408889634 - (tl.max(scores, 1) * 1.4426950408889634)[:, None])
+    return _exponential(scores - tl.max(scores, 1)[:, None])  # equal numbers first, of which those of no word are huge
 
 
 @jit
@@ -231,10 +230,11 @@ def _weights_kernel(
 def _gradient_kernel(
     logits: tl.tensor, text_mask: tl.tensor, seed: tl.tensor, tops: tl.tensor, shares: tl.tensor,
     grad_words: tl.tensor, grad_locations: tl.tensor, grad_sums: tl.tensor, products: tl.tensor,
-    locations: int, words: int, span: int, heads: tl.constexpr, rows: tl.constexpr, block: tl.constexpr,
+    over_locations: tl.tensor, locations: int, words: int, span: int,
+    heads: tl.constexpr, rows: tl.constexpr, block: tl.constexpr,
     dropped: tl.constexpr, has_mask: tl.constexpr, clamp_min: tl.constexpr, clamp_max: tl.constexpr,
 ) -> None:  # fmt: skip
-    """The gradient of the similarities, written over that of the weights over locations."""
+    """The gradient of the similarities, written over that of the weights over locations, and these weights again."""
     column, is_column, is_word, filling = _columns_of(tl.program_id(0), text_mask, words, heads, block, has_mask)
     kept: tl.constexpr = 65536.0 / (65536 - dropped)
     columns = heads * words
@@ -253,6 +253,7 @@ def _gradient_kernel(
     logits += origin
     grad_words += origin
     grad_locations += origin
+    over_locations += origin
     for start in range(0, remaining, 4 * rows):
         first_row = start + 4 * tl.arange(0, rows)[:, None]
         if dropped > 0:
@@ -265,20 +266,23 @@ def _gradient_kernel(
             raw = _part_of(part, s0, s1, s2, s3).to(tl.float32)
             to_words = _part_of(part, w0, w1, w2, w3).to(tl.float32)
             to_locations = _part_of(part, l0, l1, l2, l3).to(tl.float32) + if_kept
+            scores = _limited(raw, clamp_min, clamp_max)
+            of_locations = _exponential(scores - top) * share
+            kept_locations = of_locations
             if dropped > 0:
                 bits = _part_of(part, r0, r1, r2, r3)
                 to_words = tl.where((bits & 0xFFFF) >= dropped, to_words, 0.0)
                 to_locations = tl.where((bits >> 16) >= dropped, to_locations, if_dropped)
-            scores = _limited(raw, clamp_min, clamp_max)
+                kept_locations = tl.where((bits >> 16) >= dropped, of_locations, 0.0)
             of_words = _word_exponentials(scores, is_word, filling)
             normal = 1.0 / tl.sum(of_words, 1)
             mean = tl.sum(of_words * to_words, 1) * normal
             grad = of_words * (to_words - mean[:, None]) * (normal * kept_if_words)[:, None]
-            grad += _exponential(scores - top) * share * to_locations
-            grad = tl.where(raw == scores, grad, 0.0)
+            grad = tl.where(raw == scores, grad + of_locations * to_locations, 0.0)
             is_inside = (first_row + part < remaining) & is_column
-            target = grad_locations + place + part * columns
-            tl.store(target, grad.to(grad_locations.dtype.element_ty), mask=is_inside)
+            target = place + part * columns
+            tl.store(grad_locations + target, grad.to(grad_locations.dtype.element_ty), mask=is_inside)
+            tl.store(over_locations + target, kept_locations.to(over_locations.dtype.element_ty), mask=is_inside)
 
 
 class _Setting(NamedTuple):
@@ -338,13 +342,13 @@ class _TwoWayAttention(torch.autograd.Function):
         pooled = _product(over_locations.transpose(1, 2), visual)
         total = sums.sum(0) if setting.dropped else None
         ctx.setting = setting
-        ctx.save_for_backward(logits, visual, text_mask, seed, tops, shares, over_locations, pooled, total)
+        ctx.save_for_backward(logits, visual, text_mask, seed, tops, shares, pooled, total)
         return over_words, pooled, total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        logits, visual, text_mask, seed, tops, shares, over_locations, pooled, total = ctx.saved_tensors
+        logits, visual, text_mask, seed, tops, shares, pooled, total = ctx.saved_tensors
         grad_words, grad_pooled, grad_sums = grads
         grad = _product(visual, grad_pooled.transpose(1, 2))
         products = (grad_pooled.float() * pooled).sum(-1)
@@ -352,9 +356,10 @@ class _TwoWayAttention(torch.autograd.Function):
             grad_sums = products  # not read
         else:
             products.addcmul_(grad_sums, total)
+        over_locations = torch.empty_like(logits)
         ctx.setting.launch(
             _gradient_kernel, logits, text_mask, seed, tops, shares, grad_words.contiguous(), grad,
-            grad_sums.contiguous(), products,
+            grad_sums.contiguous(), products, over_locations,
         )  # fmt: skip
         grad_visual = _product(over_locations, grad_pooled) if ctx.needs_input_grad[1] else None
         return grad, grad_visual, None, None, None
