@@ -40,10 +40,11 @@ class TaskModel:
             logger.info("The task's configuration describes another network: building it")
             self.model = self._build(cfg)
         elif isinstance(self.model, GeneralizedVLRCNN):
-            coder = self.model.rpn.box_selector_test.box_coder
-            self.model.rpn.box_selector_test = make_atss_postprocessor(cfg, coder)
+            if _selection(self.cfg) != _selection(cfg):
+                coder = self.model.rpn.box_selector_test.box_coder
+                self.model.rpn.box_selector_test = make_atss_postprocessor(cfg, coder)
+                self.model.use_precision(self.precision)  # recordings hold the old selection
             self.model.knowledge = Knowledge.from_config(cfg)
-            self.model.use_precision(self.precision)
         self.cfg = cfg
         return self.model
 
@@ -77,6 +78,11 @@ def weight_name(weight: str) -> str:
 def _needs_new_layers(built: CfgNode, wanted: CfgNode) -> bool:
     before, after = _layers(built), _layers(wanted)
     return any(before.get(name) != after.get(name) for name in before.keys() | after.keys())
+
+
+def _selection(cfg: CfgNode) -> list[Any]:
+    """What decides which boxes of the head's output are kept."""
+    return [cfg.TEST.USE_MULTISCALE, *(_value(cfg.MODEL, name) for name in OF_SELECTION)]
 
 
 def _layers(cfg: CfgNode) -> dict[str, Any]:
