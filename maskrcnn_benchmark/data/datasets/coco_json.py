@@ -63,11 +63,17 @@ def has_valid_annotation(annotations: Sequence[Annotation], min_keypoints: int =
     """Whether a picture is worth training on: some box wider or higher than a pixel, and enough visible keypoints.
 
     Crowd annotations count, so a picture that shows nothing else stays and yields no boxes.
+    Raises: ValueError for a box that is made of something else than numbers.
     """
     if not annotations:
         return False
-    if all(any(side <= MIN_SIDE for side in annotation["bbox"][2:]) for annotation in annotations):
-        return False
+    try:
+        if all(any(side <= MIN_SIDE for side in annotation["bbox"][2:]) for annotation in annotations):
+            return False
+    except TypeError:
+        first = annotations[0]
+        boxes = ", ".join(str(annotation["bbox"]) for annotation in annotations[:5])
+        raise ValueError(f"image {first.get('image_id')!r} has boxes that are not four numbers: {boxes}") from None
     if "keypoints" not in annotations[0]:
         return True
     visible = sum(value > 0 for annotation in annotations for value in annotation["keypoints"][2::3])

@@ -163,14 +163,18 @@ class FullPrompt:
         )
         return _grounded(target, image_id, caption, spans)
 
-    def _warn_when_long(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
-        caption, _ = join_names(
+    def caption_in_order(self) -> tuple[str, dict[int, Span]]:
+        """The caption in ascending order of the labels, and the span of every name."""
+        return join_names(
             list(self.class_names),
             self.class_names,
             self.separation,
             prefix=self.prefix,
             caption_prompt=self.caption_prompt,
         )
+
+    def _warn_when_long(self, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+        caption, _ = self.caption_in_order()
         count = len(tokenizer(caption, verbose=False)["input_ids"])
         if count > max_tokens:
             logger.warning(
