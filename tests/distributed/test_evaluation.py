@@ -2,6 +2,7 @@
 
 import os
 import signal
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from maskrcnn_benchmark.engine.finders import ForwardPromptFinder, Item
 from maskrcnn_benchmark.engine.inference import inference, measure_model
 from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.prediction_store import PATTERN, PredictionStore
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.scenes.dataset import write_dataset
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.queries import prompts_from_dataset
 from maskrcnn_benchmark.utils import comm
 
@@ -120,6 +123,71 @@ def test_two_processes_measure_what_one_measures(tmp_path):
     runs.mkdir()
     assert run_two(tiny_figures, runs, str(text), options) == [alone, alone]
     assert set(alone[0]) >= {"AP", "AP50"}
+
+
+def gathered(rank: int, folder: str) -> list:
+    """Each process has a disk of its own, with a picture that both have seen."""
+    own = Path(folder, str(rank))
+    own.mkdir()
+    with closing(PredictionStore(own)) as store:
+        for index in (0, 1, 2) if rank == 0 else (2, 3, 4, 5):
+            boxes = BoxList([[index, 0, 10, 10]] * index, (20, 20))
+            boxes.add_field("scores", torch.full((index,), 0.5 + rank / 10))
+            boxes.add_field("labels", torch.arange(index))
+            store.add(index, boxes)
+        is_main = store.gather()
+        return [is_main, [(index, boxes.bbox.tolist(), boxes.get_field("scores").tolist()) for index, boxes in store]]
+
+
+@pytest.mark.slow
+def test_processes_without_a_common_disk_send_their_records(tmp_path, monkeypatch):
+    (is_main, records), (is_other_main, _) = run_two(gathered, tmp_path, str(tmp_path))
+    assert is_main and not is_other_main and [record[0] for record in records] == list(range(6))
+    for index, boxes, scores in records:
+        assert boxes == [[index, 0, 10, 10]] * index
+        assert scores == pytest.approx([0.5 if index < 3 else 0.6] * index)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_where_one_stopped(tmp_path):
+    """And one goes on where two stopped."""
+    annotations = write_coco_toy(tmp_path)
+    options = {
+        "cfg": ("INPUT.MIN_SIZE_TEST", 64, "MODEL.ATSS.INFERENCE_TH", 0.0, "DATALOADER.NUM_WORKERS", 0)
+        + ("TEST.IMS_PER_BATCH", 1, "DATALOADER.ASPECT_RATIO_GROUPING", False),
+        "register": {"type": "coco", "img_dir": str(tmp_path), "ann_file": str(annotations)},
+        "output": str(tmp_path / "out"),
+    }
+    text = str(make_text_folder(tmp_path / "text"))
+    whole = resumed(0, text, options)
+    (path,) = (tmp_path / "out/predictions").glob(PATTERN)
+    path.write_bytes(path.read_bytes()[:-30])
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    assert_alike(run_two(resumed, runs, text, options)[0], whole)
+    for path in (tmp_path / "out/predictions").glob(PATTERN):
+        path.write_bytes(path.read_bytes()[:-30])
+    assert_alike(resumed(0, text, options), whole)
+
+
+def assert_alike(found: list[dict], wanted: list[dict]) -> None:
+    """Processes have different numbers of threads, which shows in the last digits."""
+    assert [(row["image_id"], row["category_id"]) for row in found] == [
+        (row["image_id"], row["category_id"]) for row in wanted
+    ]
+    assert [row["score"] for row in found] == pytest.approx([row["score"] for row in wanted], abs=1e-6)
+
+
+def resumed(rank: int, text: str, options: dict):
+    cfg = tiny_config(Path(text), *options["cfg"])
+    cfg.DATASETS.REGISTER["toy"] = CfgNode(options["register"])
+    cfg.DATASETS.TEST, cfg.TEST.EVAL_TASK, cfg.TEST.REPORT = ("toy",), "detection", False
+    torch.manual_seed(0)
+    model = scramble(build_detection_model(cfg), scale=0.1)
+    (loader,) = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    arguments = {"device": "cpu", "output_folder": options["output"], "cfg": cfg, "verbose": False, "resume": True}
+    result = inference(model, loader, "toy", **arguments)
+    return None if result is None else result[1]["bbox"]
 
 
 class KillsItsWorker(torch.utils.data.Dataset):
