@@ -23,6 +23,15 @@ def write_coco_toy(folder: Path) -> Path:
     )
 
 
+def write_coco_split(root: Path, split: str) -> None:
+    """COCO's layout below `root`, with the three pictures, no crowd, for "train2017" or "val2017"."""
+    pictures = root / "coco" / split
+    pictures.mkdir(parents=True)
+    (root / "coco/annotations").mkdir(exist_ok=True)
+    annotations = write_coco_toy(pictures).read_text().replace('"iscrowd": 1', '"iscrowd": 0')
+    (root / f"coco/annotations/instances_{split}.json").write_text(annotations)
+
+
 def write_grounding_toy(folder: Path) -> Path:
     """Two sentences over one picture, with phrases to evaluate."""
     Image.new("RGB", IMAGE_SIZE, (30, 100, 50)).save(folder / "scene.png")

@@ -503,9 +503,18 @@ ROWS = (
             "tests/data/test_collate.py::test_batch_of_two_sizes",
         ),
     ),
-    Row(79, "C", "few-shot fine-tuning", later=FINE_TUNING),
-    Row(80, "CF", "triples of shots, epochs and copies", later=FINE_TUNING),
-    Row(81, "C", "prompt tuning", later=FINE_TUNING),
+    Row(79, "C", "few-shot fine-tuning", ("tests/seeds/test_finetuning_commands.py::test_few_shot",)),
+    Row(
+        80,
+        "CF",
+        "triples of shots, epochs and copies",
+        (
+            "tests/seeds/test_finetuning_commands.py::test_few_shot",
+            "tests/seeds/test_finetuning_commands.py::test_every_triple",
+        ),
+        note='the notes write "4_200_2" for five shots; it runs as four',
+    ),
+    Row(81, "C", "prompt tuning", ("tests/seeds/test_finetuning_commands.py::test_prompt_tuning",)),
     Row(82, "B", "what each way of tuning trains", ("tests/seeds/test_model_rows.py::test_what_a_tuning_mode_trains",)),
     Row(
         83,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from data_files import write_coco_toy
+from data_files import write_coco_split, write_coco_toy
 from mdetr_files import write_built_in
 from published_command import Setting, free_port
 
@@ -55,18 +55,9 @@ class TrainingSetting(Setting):
         }
 
 
-def write_coco(root: Path, split: str) -> None:
-    """COCO's layout below `root`, with three pictures, for "train2017" or "val2017"."""
-    pictures = root / "coco" / split
-    pictures.mkdir(parents=True)
-    (root / "coco/annotations").mkdir(exist_ok=True)
-    annotations = write_coco_toy(pictures).read_text().replace('"iscrowd": 1', '"iscrowd": 0')
-    (root / f"coco/annotations/instances_{split}.json").write_text(annotations)
-
-
 def test_coco_fine_tuning(tmp_path):
     """Seed rows 13 and 14, which have 8 processes and a batch of 16, and 16 and 32: two pictures for each, as here."""
-    write_coco(tmp_path, "train2017")
+    write_coco_split(tmp_path, "train2017")
     setting = TrainingSetting(tmp_path, "glip_A_Swin_T_O365")
     checkpoint = setting.run(FINE_TUNING, processes=2, port=free_port(), batch=4)
     assert checkpoint["iteration"] == 24 * 3 // 4, "24 epochs of three pictures"
@@ -128,7 +119,7 @@ SCRIPTS = [
 def test_scripts(tmp_path, monkeypatch, script, processes, iterations):
     """Seed rows 49 to 52: the weights lie under pretrain/; accuracy and throughput are printed."""
     for split in ("train2017", "val2017"):
-        write_coco(tmp_path, split)
+        write_coco_split(tmp_path, split)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PROCESSES", str(processes))
     is_full = "full" in script
