@@ -1,5 +1,6 @@
 """Test-time augmentation: a picture is read at several sizes and mirrored, and what is found is merged (TEST keys)."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,13 +11,14 @@ from torch import Tensor
 from maskrcnn_benchmark.data.transforms.build import image_format
 from maskrcnn_benchmark.data.transforms.transforms import Compose, Normalize, Resize, ToTensor
 from maskrcnn_benchmark.engine.finders import Finder, Item
-from maskrcnn_benchmark.ops.nms import ml_nms, soft_nms
+from maskrcnn_benchmark.ops.nms import ml_nms, nms, soft_nms
 from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist, pairwise_iou
 from maskrcnn_benchmark.structures.image_list import to_image_list
 
 SOFT_NMS_SIGMA = 0.95
 SOFT_NMS_FLOOR = 0.001  # lowest decayed score; the original took the overlap threshold, which leaves next to nothing
+OVERLAPS_AT_A_TIME = 1 << 22  # numbers in memory while boxes vote
 MERGERS = ("none", "soft-nms", "vote", "soft-vote")
 
 
@@ -181,24 +183,36 @@ def vote(boxes: Tensor, scores: Tensor, threshold: float, soft_floor: float | No
             at least this; None for no.
     Returns: boxes (K, 4) and scores (K,).
     """
+    if len(boxes) == 0:
+        return boxes, scores
     order = scores.argsort(descending=True, stable=True)
     boxes, scores = boxes[order], scores[order]
-    kept_boxes, kept_scores = [boxes[:0]], [scores[:0]]
-    while len(boxes):
-        overlap = pairwise_iou(boxes[:1], boxes)[0]
-        same = overlap >= threshold
-        same[0] = True
-        members, weights = boxes[same], scores[same]
-        if len(members) > 1:
-            kept_boxes.append((members * weights[:, None]).sum(0, keepdim=True) / weights.sum())
-            kept_scores.append(weights[:1])
-            if soft_floor is not None:
-                lowered = weights * (1 - overlap[same])
-                stays = lowered >= soft_floor
-                kept_boxes.append(members[stays])
-                kept_scores.append(lowered[stays])
-        else:
-            kept_boxes.append(members)
-            kept_scores.append(weights)
-        boxes, scores = boxes[~same], scores[~same]
-    return torch.cat(kept_boxes), torch.cat(kept_scores)
+    # Those that suppression keeps lead the groups; the others belong to the best of these that they overlap enough.
+    leaders = nms(boxes, scores, math.nextafter(threshold, 0.0))
+    owner, overlap = _best_leader(boxes, leaders, threshold)
+    sizes = torch.bincount(owner, minlength=len(leaders))
+    weights = scores.new_zeros(len(leaders)).index_add_(0, owner, scores)
+    means = boxes.new_zeros(len(leaders), 4).index_add_(0, owner, boxes * scores[:, None]) / weights[:, None]
+    voted = torch.where((sizes > 1)[:, None], means, boxes[leaders])
+    if soft_floor is None:
+        return voted, scores[leaders]
+    lowered = scores * (1 - overlap).to(scores.dtype)
+    stays = (lowered >= soft_floor) & (sizes[owner] > 1)
+    place = torch.cat([2 * torch.arange(len(leaders)), 2 * owner[stays] + 1]).argsort(stable=True)
+    return torch.cat([voted, boxes[stays]])[place], torch.cat([scores[leaders], lowered[stays]])[place]
+
+
+def _best_leader(boxes: Tensor, leaders: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    """For every box the number of the first leader that it overlaps by the threshold, and how much it does."""
+    block = max(1, OVERLAPS_AT_A_TIME // len(leaders))
+    owners, overlaps = [], []
+    for part in boxes.double().split(block):
+        overlap = pairwise_iou(boxes[leaders].double(), part)  # (leaders, block)
+        belongs = overlap >= threshold
+        owner = torch.where(belongs.any(0), belongs.int().argmax(0), overlap.argmax(0))
+        owners.append(owner)
+        overlaps.append(overlap.gather(0, owner[None])[0])
+    owner, overlap = torch.cat(owners), torch.cat(overlaps)
+    owner[leaders] = torch.arange(len(leaders))
+    overlap[leaders] = 1.0
+    return owner, overlap

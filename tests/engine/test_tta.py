@@ -12,6 +12,7 @@ from maskrcnn_benchmark.engine.bbox_aug import im_detect_bbox_aug
 from maskrcnn_benchmark.engine.finders import Item
 from maskrcnn_benchmark.engine.tta import MergeSettings, TestTimeAugmentation, merge_boxes, vote, within
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.structures.boxlist_ops import pairwise_iou
 
 WHITE = (40, 20, 59, 49)  # the white part of the pictures, xyxy inclusive
 
@@ -103,6 +104,41 @@ def test_vote_by_hand():
     assert torch.equal(found[1], boxes[0])
     assert len(vote(boxes, scores, 0.6, soft_floor=0.05)[0]) == 2
     assert len(vote(boxes[:0], scores[:0], 0.6)[0]) == 0
+
+
+def vote_one_by_one(boxes, scores, threshold, soft_floor):
+    """The definition: the best box takes all that overlap it enough, again and again."""
+    order = scores.argsort(descending=True, stable=True)
+    boxes, scores = boxes[order], scores[order]
+    found = []
+    while len(boxes):
+        overlap = pairwise_iou(boxes[:1].double(), boxes.double())[0]
+        same = overlap >= threshold
+        members, weights = boxes[same], scores[same]
+        if len(members) == 1:
+            found.append((members[0], weights[0]))
+        else:
+            found.append(((members * weights[:, None]).sum(0) / weights.sum(), weights[0]))
+            lowered = weights * (1 - overlap[same])
+            found += [(box, score) for box, score in zip(members, lowered, strict=True) if score >= soft_floor]
+        boxes, scores = boxes[~same], scores[~same]
+    return torch.stack([box for box, _ in found]), torch.stack([score.float() for _, score in found])
+
+
+@pytest.mark.parametrize("soft_floor", [0.05, 2.0])
+def test_vote_as_defined(soft_floor):
+    """A floor of 2 keeps nothing beside the votes, as none does."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(60, 2, generator=generator).repeat(8, 1) * 300 + torch.randn(480, 2, generator=generator) * 6
+    boxes = torch.cat([corners, corners + 30 + torch.rand(480, 2, generator=generator) * 20], 1)
+    scores = torch.rand(480, generator=generator) + 0.01
+    found, found_scores = vote(boxes, scores, 0.6, soft_floor)
+    wanted, wanted_scores = vote_one_by_one(boxes, scores, 0.6, soft_floor)
+    assert 60 < len(wanted) < 480
+    torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-5)
+    torch.testing.assert_close(found_scores, wanted_scores)
+    if soft_floor > 1:
+        assert torch.equal(vote(boxes, scores, 0.6)[0], found)
 
 
 def test_labels_do_not_meet_and_the_best_come_first():
