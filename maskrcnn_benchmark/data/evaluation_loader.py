@@ -113,8 +113,15 @@ class UploadingLoader:
 
     def __iter__(self) -> Iterator[tuple[ImageList, tuple, tuple]]:
         for packed in self.loader:
-            images, targets, indices = unpack_batch(packed)
-            yield self.upload.padded(images.tensors, images.image_sizes), targets, indices
+            yield self._unpacked(packed)
+
+    def collate_fn(self, items: list) -> tuple[ImageList, tuple, tuple]:
+        """The batch of some items of the dataset."""
+        return self._unpacked(self.loader.collate_fn(items))
+
+    def _unpacked(self, packed: tuple[torch.Tensor, bytes]) -> tuple[ImageList, tuple, tuple]:
+        images, targets, indices = unpack_batch(packed)
+        return self.upload.padded(images.tensors, images.image_sizes), targets, indices
 
 
 def aspect_ratios(dataset: Dataset | Any) -> Sequence[float] | None:

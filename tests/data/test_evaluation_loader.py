@@ -41,6 +41,8 @@ def test_pictures_as_bytes_are_the_same_pictures(cfg, monkeypatch, workers):
         assert theirs.tensors.shape[-2:] == (128, 128) and (theirs.tensors[..., 100:, :] == 0).all()
         for target, other in zip(targets, other_targets, strict=True):
             assert torch.equal(target.bbox, other.bbox) and target.size == other.size
+    images, targets, indices = uploading.collate_fn([uploading.dataset[1]])
+    assert images.tensors.shape[0] == len(targets) == 1 and indices == (1,)
 
 
 def test_share_of_a_batch():
