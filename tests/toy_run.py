@@ -8,7 +8,7 @@ import torch
 from data_files import write_coco_toy, write_grounding_toy
 from torch import nn
 
-TOOL = Path(__file__).parents[1] / "tools" / "train_net.py"
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 class MeanModel(nn.Module):
@@ -25,9 +25,9 @@ class MeanModel(nn.Module):
         return {"loss_cls": (self.layer(colour).squeeze(1) - wanted).square().mean()}
 
 
-def load_tool() -> ModuleType:
-    """tools/train_net.py."""
-    spec = importlib.util.spec_from_file_location("train_net", TOOL)
+def load_tool(name: str = "train_net") -> ModuleType:
+    """tools/NAME.py."""
+    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

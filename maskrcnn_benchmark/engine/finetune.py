@@ -218,7 +218,13 @@ def _differences(folder: Path, cfg: CfgNode, run: RunOptions) -> list[str]:
     stored.merge_from_file(folder / CONFIG_FILE)
     before, now = _values(stored), _values(cfg)
     compared = [name for name in now if name.split(".")[0] in COMPARED and name not in MAY_CHANGE]
-    return [f"{name} was {before.get(name)}, is {now[name]}" for name in compared if before.get(name) != now[name]]
+    changed = [name for name in compared if before.get(name) != now[name]]
+    return [f"{name} was {_short(before.get(name))}, is {_short(now[name])}" for name in changed]
+
+
+def _short(value: str | None, length: int = 60) -> str:
+    text = str(value)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def _values(cfg: CfgNode) -> dict[str, str]:
@@ -230,7 +236,7 @@ def _values(cfg: CfgNode) -> dict[str, str]:
             if isinstance(value, CfgNode) and prefix + name != "DATASETS.REGISTER":
                 add(value, f"{prefix}{name}.")
             else:
-                values[prefix + name] = json.dumps(value, default=str)
+                values[prefix + name] = json.dumps(value, default=str, sort_keys=True)
 
     add(cfg, "")
     return values

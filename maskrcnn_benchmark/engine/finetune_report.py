@@ -80,7 +80,10 @@ def summary_table(rows: Iterable[Row]) -> PrettyTable:
 def report_tunings(folder: str | Path, outcomes: Sequence[Outcome]) -> None:
     """Logs the table, writes it with the single results to results.json and results.csv, and leaderboard.json files."""
     rows = summarize(outcomes)
-    logger.info("Results of %d trainings:\n%s", len(outcomes), summary_table(rows))
+    if rows:
+        logger.info("Results of %d trainings:\n%s", len(outcomes), summary_table(rows))
+    else:
+        logger.info("%d trainings, nothing measured (TEST.DURING_TRAINING False, --skip-test)", len(outcomes))
     runs = [
         {
             "task": plan.task,
