@@ -1,0 +1,81 @@
+"""Fine-tuning with two processes against one: the same pictures, the same checkpoint, the same figures.
+
+A batch is all pictures, since processes take them from different parts of an epoch.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_detector import make_text_folder, tiny_config
+from torch import nn
+from tuning_data import write_task
+from two_processes import run_two
+
+from maskrcnn_benchmark.engine import training_run
+from maskrcnn_benchmark.engine.finetune import TuningOptions, TuningResult, fine_tune
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.utils.weight_files import read_checkpoint
+
+OPTIONS = """
+    INPUT.MIN_SIZE_TRAIN 64 INPUT.MIN_SIZE_TEST 64 AUGMENT.MULT_MIN_SIZE_TRAIN (64,) AUGMENT.FLIP_PROB_TRAIN 0.0
+    DATALOADER.NUM_WORKERS 0 DATALOADER.ASPECT_RATIO_GROUPING False DATASETS.DISABLE_SHUFFLE True
+    DATASETS.FEW_SHOT 3 DATASETS.SHUFFLE_SEED 3 SOLVER.SEED 10 SOLVER.IMS_PER_BATCH 4 SOLVER.MAX_EPOCH 3
+    SOLVER.CHECKPOINT_PER_EPOCH 1.0 SOLVER.USE_AMP False SOLVER.MODEL_EMA 0.0 SOLVER.USE_AUTOSTEP True
+    SOLVER.WARMUP_ITERS 0 SOLVER.STEP_PATIENCE 3 SOLVER.AUTO_TERMINATE_PATIENCE 8 SOLVER.OPTIMIZER SGD
+    TEST.DURING_TRAINING True TEST.IMS_PER_BATCH 2 TEST.EVAL_TASK detection MODEL.ATSS.INFERENCE_TH 0.0
+""".split()
+MODES = {"full": 0.01, "language_prompt_v2": 0.5}  # with the rates
+
+
+def without_dropout(cfg) -> nn.Module:
+    """Processes draw different dropout, as their pictures differ."""
+    model = build_detection_model(cfg)
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("drop_prob", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+    return model
+
+
+def tune(rank: int, folder: str, name: str) -> dict[str, TuningResult]:
+    """Fine-tunes in every mode, with results in folder/NAME/MODE; body of one process."""
+    training_run.build_detection_model = without_dropout
+    results = {}
+    for mode, rate in MODES.items():
+        cfg = tiny_config(Path(folder, "text"), "MODEL.WEIGHT", f"{folder}/start.pth", *OPTIONS)
+        cfg.merge_from_file(Path(folder, "task.yaml"))
+        cfg.SOLVER.BASE_LR = cfg.SOLVER.LANG_LR = rate
+        cfg.SOLVER.TUNING_HIGHLEVEL_OVERRIDE, cfg.OUTPUT_DIR = mode, f"{folder}/{name}/{mode}"
+        results[mode] = fine_tune(cfg, torch.device("cpu"), TuningOptions())
+    return results
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(training_run, "build_detection_model", build_detection_model)  # put back afterwards
+    text = make_text_folder(tmp_path / "text")
+    write_task(tmp_path, "task", train=4, val=4)
+    torch.manual_seed(0)
+    torch.save({"model": build_detection_model(tiny_config(text)).state_dict()}, tmp_path / "start.pth")
+    alone = tune(0, str(tmp_path), "one")
+    first, second = run_two(tune, tmp_path, str(tmp_path), "two")
+    start = read_checkpoint(tmp_path / "start.pth")["model"]
+    for mode in MODES:
+        assert first[mode] == second[mode], "all processes know the same"
+        assert [step for step, _ in first[mode].history] == [step for step, _ in alone[mode].history]
+        for (_, one), (_, two) in zip(alone[mode].history, first[mode].history, strict=True):
+            assert two == pytest.approx(one, abs=1e-3)
+        assert first[mode].test["val"] == pytest.approx(alone[mode].test["val"], abs=1e-3)
+        notes = [(tmp_path / name / mode / "few_shot_images.json").read_text() for name in ("one", "two")]
+        assert notes[0] == notes[1] and len(json.loads(notes[0])["train"]["image_ids"]) == 4
+        one, two = (read_checkpoint(tmp_path / name / mode / "model_final.pth")["model"] for name in ("one", "two"))
+        for key, value in one.items():
+            if value.is_floating_point():
+                change = (value - start.get(key, torch.zeros_like(value))).norm()
+                assert (two[key] - value).norm() <= 2e-3 * (change + 1e-3 * value.norm().clamp(min=0.1)), (mode, key)
+        moved = [key for key, value in one.items() if key not in start or not torch.equal(value, start[key])]
+        assert moved == ["rpn.tunable_linear.weight"] if mode.startswith("language") else len(moved) > 100
