@@ -3,9 +3,7 @@
 import json
 import multiprocessing
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from maskrcnn_benchmark.scenes.generator import generate_scene
 from maskrcnn_benchmark.scenes.kinds import KINDS
 from maskrcnn_benchmark.scenes.palette import ALL_PAIRS, NOVEL_PAIRS, pair_name
 from maskrcnn_benchmark.scenes.scene import Scene
+from maskrcnn_benchmark.utils.complete_files import completed_folder
 
 FORMATS = ("jpg", "png")
 DATASET_NAME = "scenes"
@@ -149,21 +148,6 @@ def _scenes(render: Callable[[int], Scene], count: int, workers: int) -> Iterato
         yield from pool.imap(render, range(count), chunksize=max(1, min(16, count // workers)))
 
 
-@contextmanager
-def _completed_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill beside ``out``, which takes the name ``out`` once it is complete and vanishes otherwise."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial_folder = out.with_name(f".{out.name}.partial-{os.getpid()}")
-    partial_folder.mkdir()
-    try:
-        yield partial_folder
-        if out.is_dir():
-            out.rmdir()
-        partial_folder.rename(out)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
-
-
 def write_dataset(
     out: str | Path,
     split: str,
@@ -188,7 +172,7 @@ def write_dataset(
         raise ValueError(f"unknown image format {image_format!r}: choose one of {', '.join(FORMATS)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder: name another one or remove it first")
-    with _completed_folder(out) as folder:
+    with completed_folder(out) as folder:
         images = folder / "images"
         images.mkdir()
         render = partial(_render_one, seed=seed, split=split, image_folder=str(images), image_format=image_format)
