@@ -107,7 +107,7 @@ def measure(cfg: CfgNode, device: torch.device, args: argparse.Namespace) -> Mea
         synchronise(device)
         seconds.append((time.perf_counter() - start) / STEPS_PER_ROUND)
     assert trainer.monitor.check() == "" or trainer.step.scaler is not None, "losses are not finite"
-    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    peak = torch.cuda.max_memory_reserved(device) if device.type == "cuda" else 0  # recordings are only reserved
     everywhere = comm.all_gather(Measurement(seconds, peak))
     return Measurement(
         [max(times) for times in zip(*(one.seconds for one in everywhere), strict=True)],

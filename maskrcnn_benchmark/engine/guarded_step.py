@@ -28,10 +28,15 @@ class GuardedStep:
         optimizer: clips by itself if it has to; its gradients are true ones, the loss scale is taken off before.
         device: where the losses are.
         use_loss_scale: scale the loss dynamically, for float16.
+        averages_gradients: average the gradients of the processes here, at once, for a model that does not do so in
+            the backward pass.
     """
 
-    def __init__(self, optimizer: Optimizer, device: torch.device, use_loss_scale: bool):
+    def __init__(
+        self, optimizer: Optimizer, device: torch.device, use_loss_scale: bool, *, averages_gradients: bool = False
+    ):
         self.optimizer = optimizer
+        self.averages_gradients = averages_gradients
         # Schedulers warn of steps in the wrong order unless they saw the optimizer step; a skipped first step is none.
         optimizer._opt_called = True  # type: ignore[attr-defined]
         self.scaler = LossScaler(device.type, init_scale=FP16_SCALE) if use_loss_scale else None
@@ -53,6 +58,8 @@ class GuardedStep:
 
     def finish(self) -> Tensor:
         """Moves the weights by the gradients -> bool tensor on their device: whether that was skipped."""
+        if self.averages_gradients:
+            self._average_gradients()
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = Gradients.of(self.optimizer).measured()
@@ -65,6 +72,13 @@ class GuardedStep:
                 self.scaler.step(self.optimizer)
                 self.scaler.update()
         return is_bad
+
+    def _average_gradients(self) -> None:
+        groups = self.optimizer.param_groups
+        parameters = [p for group in groups for p in group["params"] if p.grad is not None]
+        means = comm.mean_over_processes([p.grad for p in parameters])
+        for parameter, mean in zip(parameters, means, strict=True):
+            parameter.grad = mean
 
     def state_dict(self) -> dict:
         """State of the loss scale; empty without one."""

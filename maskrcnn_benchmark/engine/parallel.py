@@ -75,10 +75,19 @@ def distribute(
     """
     if comm.get_world_size() == 1:
         return DistributedModel(model, model)
+    if getattr(model, "training_graphs", None) is not None:
+        # A recorded backward pass gives all gradients at its end, where one exchange is faster than many.
+        comm.broadcast_module(model)
+        return DistributedModel(model, model)
     if options.is_sharded:
         model, copied = shard(model, device, with_copy=with_average)
         return DistributedModel(model, model, copied)
     return DistributedModel(model, replicate(model, device, options))
+
+
+def exchanges_gradients(model: nn.Module) -> bool:
+    """Whether the processes average the gradients of this model in its backward pass, as wrappers of PyTorch do."""
+    return isinstance(model, DistributedDataParallel | FSDPModule)
 
 
 def replicate(model: nn.Module, device: torch.device, options: ParallelOptions) -> nn.Module:

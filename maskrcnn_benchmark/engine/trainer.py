@@ -20,7 +20,7 @@ from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
 from maskrcnn_benchmark.engine.loss_guard import LossGuard
-from maskrcnn_benchmark.engine.parallel import gathered
+from maskrcnn_benchmark.engine.parallel import exchanges_gradients, gathered
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
 from maskrcnn_benchmark.engine.training_report import REPORT_FILE, report_training
@@ -211,7 +211,12 @@ class Trainer:
         self.arguments = {"iteration": 0} if arguments is None else arguments
         self.max_iter = len(data_loader)
         self.iteration = int(self.arguments.get("iteration", 0))
-        self.step = GuardedStep(optimizer, device, use_loss_scale=options.amp_dtype is torch.float16)
+        self.step = GuardedStep(
+            optimizer,
+            device,
+            use_loss_scale=options.amp_dtype is torch.float16,
+            averages_gradients=comm.get_world_size() > 1 and not exchanges_gradients(model),
+        )
         self.monitor = StepMonitor(options.max_skipped_in_a_row)
         self.guard = LossGuard(
             options.max_bad_losses,

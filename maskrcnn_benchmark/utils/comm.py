@@ -6,6 +6,7 @@ device they live on; Python objects travel through the CPU when the process grou
 
 import os
 import time
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -157,6 +158,24 @@ def all_reduce_dict(tensors: dict[str, Tensor], average: bool = True) -> dict[st
         names, values = _stack_by_name(tensors)
         dist.all_reduce(values)
         return dict(zip(names, values / world_size if average else values, strict=True))
+
+
+def mean_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The means of tensors (gradients) over all processes, in one exchange for each type and device of theirs."""
+    world_size = get_world_size()
+    if world_size == 1:
+        return list(tensors)
+    kinds: dict[tuple, list[int]] = {}
+    for index, tensor in enumerate(tensors):
+        kinds.setdefault((tensor.dtype, tensor.device), []).append(index)
+    means: dict[int, Tensor] = {}
+    with torch.no_grad():
+        for indices in kinds.values():
+            joined = torch.cat([tensors[index].flatten() for index in indices])
+            dist.all_reduce(joined)
+            parts = joined.div_(world_size).split([tensors[index].numel() for index in indices])
+            means |= {index: part.view(tensors[index].shape) for index, part in zip(indices, parts, strict=True)}
+    return [means[index] for index in range(len(tensors))]
 
 
 def shared_random_seed() -> int:

@@ -11,6 +11,7 @@ from two_processes import run_two
 
 from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute, gathered
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
+from maskrcnn_benchmark.engine.training_run import record_steps
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm
@@ -61,6 +62,7 @@ def start_training(rank: int, folder: str, options: tuple, *, resume: bool = Fal
         elif isinstance(getattr(module, "dropout", None), float):
             module.dropout = 0.0
     model.train()
+    record_steps(model, cfg)
     model, trained, ema_module = distribute(model, device, ParallelOptions.from_config(cfg), with_average=True)
     optimizer = make_optimizer(cfg, model)
     scheduler = make_lr_scheduler(cfg, optimizer)
@@ -149,11 +151,13 @@ SGD = (
 )
 
 
+NO_CHECKPOINTS = ("MODEL.DYHEAD.USE_CHECKPOINT", False, "MODEL.BACKBONE.USE_CHECKPOINT", False)
 FROZEN = tuple(item for part in ("BACKBONE", "FPN", "LANGUAGE_BACKBONE") for item in (f"MODEL.{part}.FREEZE", True))
 PROMPT = (*FROZEN, "MODEL.RPN.FREEZE", True, "MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER", True)
 RUNS = {  # name: options, whether to go on from the second iteration of the single process
     "copies": (("SOLVER.FSDP", False), False),
     "shards": (("SOLVER.FSDP", True), False),
+    "recorded": (("SOLVER.CUDA_GRAPHS", True, *NO_CHECKPOINTS), False),
     "resumed shards": (("SOLVER.FSDP", True), True),
     "rounded shards": (("SOLVER.FSDP", True, "SOLVER.USE_AMP", True, "SOLVER.OPTIMIZER", "ADAMW"), False),
     "learnt prompt": (PROMPT, False),
@@ -188,7 +192,7 @@ def copy_second_iteration(source: Path, goal: Path) -> None:
 def test_two_processes_equal_one(folder):
     """Rank 1 has no boxes in the second iteration and rank 0 none in the fourth."""
     alone, start = one_process(folder)
-    names = ["copies", "shards", "resumed shards"]
+    names = ["copies", "shards", "recorded", "resumed shards"]
     for results in run_two(train_as_named, folder, str(folder), names):
         assert {name: result["skipped"] for name, result in results.items()} == dict.fromkeys(names, 0)
     for name in names:
