@@ -18,6 +18,7 @@ from maskrcnn_benchmark.data.datasets.caption_record import (
     read_caption_record,
     screen,
 )
+from maskrcnn_benchmark.data.datasets.directional_caption import transform_with_caption
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
 from maskrcnn_benchmark.data.datasets.tsv_parts import Paths
 from maskrcnn_benchmark.data.datasets.tsv_rows import TSVRows, read_descriptor
@@ -47,6 +48,7 @@ class PseudoLabelledCaptions(Dataset):
         caption_format_version: v1 or v2, see read_caption_record.
         inference_caption: captions alone (see read_caption), for finding boxes with a model: no boxes, no screening,
             nothing foreign, no question.
+        flip_caption_aware: exchange left and right in the caption when the transforms mirror the picture.
         other: arguments that only other datasets of the list read.
     Raises: ValueError for a descriptor without labels, or not of the kind that the options ask for.
     """
@@ -66,6 +68,7 @@ class PseudoLabelledCaptions(Dataset):
         caption_format_version: str = "v1",
         max_query_len: int = 256,
         inference_caption: bool = False,
+        flip_caption_aware: bool = False,
         **other: Any,
     ):
         if caption_format_version not in FORMATS:
@@ -82,6 +85,7 @@ class PseudoLabelledCaptions(Dataset):
         self.caption_format_version = caption_format_version
         self.max_query_len = max_query_len
         self.inference_caption = inference_caption
+        self.flip_caption_aware = flip_caption_aware
         self.prepare = ConvertCocoPolysToMask(return_masks, return_tokens, tokenizer, max_query_len)
 
     def __len__(self) -> int:
@@ -171,7 +175,10 @@ class PseudoLabelledCaptions(Dataset):
         }
         _, fields = self.prepare(image, described, box_format="xyxy")
         if self.transforms is not None:
-            image, target = self.transforms(image, target)
+            follow = self.prepare.text_maps if self.flip_caption_aware else None
+            image, target, fields = transform_with_caption(
+                self.transforms, image, target, fields, [greenlight_span], follow
+            )
         attach_fields(target, fields)
         return image, target, index
 

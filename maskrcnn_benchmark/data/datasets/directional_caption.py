@@ -1,10 +1,17 @@
 """Captions that stay true when the picture is mirrored."""
 
 import re
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT
+from PIL import Image
+from torch import Tensor
+
+from maskrcnn_benchmark.data.transforms.transforms import Transform
+from maskrcnn_benchmark.structures.bounding_box import FLIP_LEFT_RIGHT, BoxList
+
+_CAPTION_FIELD = "directional_caption"
+TextMaps = Callable[[str, Sequence[Sequence[Sequence[int]]], Sequence[Sequence[int]], Mapping], dict[str, Tensor]]
 
 Span = tuple[int, ...]  # (begin, end) of characters, half-open; longer tuples are marks and stay as they are
 
@@ -94,3 +101,32 @@ class DirectionalCaption:
             [mirrored.move(span) for span in self.greenlight_spans],
             not self.is_mirrored,
         )
+
+
+def transform_with_caption(
+    transforms: Transform,
+    image: Image.Image,
+    target: BoxList,
+    fields: dict[str, Any],
+    greenlight_spans: Sequence[Span],
+    text_maps: TextMaps | None,
+) -> tuple[Image.Image | Tensor, BoxList, dict[str, Any]]:
+    """Applies joint transforms; where they mirrored the picture, the caption and its maps follow.
+
+    Args:
+        fields: `caption`, `tokens_positive` and, if wanted, the maps, see ConvertCocoPolysToMask.
+        greenlight_spans: of the caption.
+        text_maps: makes the maps of a caption; None leaves the caption as it is.
+    Returns: picture, boxes, fields.
+    """
+    if text_maps is None:
+        image, target = transforms(image, target)
+        return image, target, fields
+    target.add_field(_CAPTION_FIELD, DirectionalCaption(fields["caption"], fields["tokens_positive"], greenlight_spans))
+    image, target = transforms(image, target)
+    directional = target.extra_fields.pop(_CAPTION_FIELD)
+    if directional.is_mirrored:
+        fields |= {"caption": directional.caption, "tokens_positive": directional.tokens_positive}
+        if "positive_map" in fields:
+            fields |= text_maps(directional.caption, directional.tokens_positive, directional.greenlight_spans, {})
+    return image, target, fields

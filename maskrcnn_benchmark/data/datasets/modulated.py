@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions
 from maskrcnn_benchmark.data.datasets.coco_json import has_valid_annotation, load_coco_json
-from maskrcnn_benchmark.data.datasets.directional_caption import DirectionalCaption
+from maskrcnn_benchmark.data.datasets.directional_caption import transform_with_caption
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
@@ -21,7 +21,6 @@ from maskrcnn_benchmark.text.positive_map import create_positive_map
 NOTHING_MASKED = (-1, -1, -1)  # as a greenlight span: masked language modelling leaves this caption alone
 SENTENCE_KEYS = ("sentence_id", "original_img_id", "original_id", "task_id")
 MAX_DRAWS = 20  # records tried for the caption of another picture
-_CAPTION_FIELD = "directional_caption"
 
 
 class GroundingJson(Dataset):
@@ -107,7 +106,10 @@ class GroundingJson(Dataset):
         if not self.disable_clip_to_image:
             target = target.clip_to_image(remove_empty=True)
         if self.transforms is not None:
-            image, target, fields = self._transform(image, target, fields, greenlight_spans)
+            follow = self.prepare.text_maps if self.flip_caption_aware else None
+            image, target, fields = transform_with_caption(
+                self.transforms, image, target, fields, greenlight_spans, follow
+            )
         attach_fields(target, fields)
         self._add_record_fields(target, record)
         return image, target, index
@@ -119,24 +121,6 @@ class GroundingJson(Dataset):
             if other["file_name"] != record["file_name"]:
                 break
         return other["caption"]
-
-    def _transform(self, image, target: BoxList, fields: dict[str, Any], greenlight_spans):
-        """Applies the transforms, and renews caption and maps when they mirrored the picture."""
-        if not self.flip_caption_aware:
-            image, target = self.transforms(image, target)
-            return image, target, fields
-        target.add_field(
-            _CAPTION_FIELD, DirectionalCaption(fields["caption"], fields["tokens_positive"], greenlight_spans)
-        )
-        image, target = self.transforms(image, target)
-        directional = target.extra_fields.pop(_CAPTION_FIELD)
-        if directional.is_mirrored:
-            fields |= {"caption": directional.caption, "tokens_positive": directional.tokens_positive}
-            if "positive_map" in fields:
-                fields |= self.prepare.text_maps(
-                    directional.caption, directional.tokens_positive, directional.greenlight_spans, {}
-                )
-        return image, target, fields
 
     def _add_record_fields(self, target: BoxList, record: Mapping[str, Any]) -> None:
         """Adds what an evaluation needs: the names of the sentence, and the map of its phrases."""

@@ -12,7 +12,7 @@ from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.dataset_options import dataset_options
 from maskrcnn_benchmark.data.datasets.caption_record import CaptionRecord, caption_label, read_caption_record
 from maskrcnn_benchmark.data.datasets.caption_tsv import CaptionTSV, PseudoData
-from maskrcnn_benchmark.data.transforms import Compose, Resize, ToTensor
+from maskrcnn_benchmark.data.transforms import Compose, RandomHorizontalFlip, Resize, ToTensor
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
 CAT, DOG = [10, 10, 39, 39], [50, 10, 99, 39]
@@ -126,6 +126,18 @@ def test_captions_alone(tmp_path, tokenizer):
     data = dataset(tmp_path, tokenizer, {"c": {"caption": "a dog"}}, inference_caption=True, transforms=None)
     _, target, _ = data[0]
     assert target.get_field("caption") == "a dog" and len(target) == 0 and target.size == (100, 80)
+
+
+@pytest.mark.parametrize(
+    ("is_aware", "caption", "phrase"), [(True, "the right cup", "right cup"), (False, "the left cup", "left cup")]
+)
+def test_captions_follow_a_mirrored_picture(tmp_path, tokenizer, is_aware, caption, phrase):
+    content = {"a": label("the left cup", [CAT], [[[4, 12]]], [0.9])}
+    mirror = Compose([RandomHorizontalFlip(1.0), ToTensor()])
+    target = dataset(tmp_path, tokenizer, content, transforms=mirror, flip_caption_aware=is_aware)[0][1]
+    assert target.get_field("caption") == caption and named(target) == [[phrase]] and target.bbox[0, 0] == 60
+    words = [tokenizer(caption).tokens()[i] for i in target.get_field("positive_map")[0].nonzero().flatten()]
+    assert words == phrase.split()
 
 
 @pytest.mark.parametrize("kind", [CaptionTSV, PseudoData])
