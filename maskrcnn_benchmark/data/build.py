@@ -169,7 +169,14 @@ def _training_sampler(cfg, dataset: Dataset, num_replicas: int, rank: int) -> Sa
         is_chunk = [CHUNK_MARK in name for name in dataset_names(cfg, is_train=True)]
         return DistributedSamplerChunkByNode(dataset, is_chunk, num_replicas, rank)  # type: ignore[arg-type]
     use_random = cfg.DATALOADER.USE_RANDOM_SEED
-    return DistributedSampler(dataset, num_replicas, rank, shuffle=True, use_random=use_random)  # type: ignore[arg-type]
+    return DistributedSampler(
+        dataset,  # type: ignore[arg-type]
+        num_replicas,
+        rank,
+        shuffle=True,
+        use_random=use_random,
+        seed=cfg.SOLVER.SEED,
+    )
 
 
 def _test_loader(cfg, dataset: Dataset, is_distributed: bool, num_replicas: int | None, rank: int | None):

@@ -7,6 +7,8 @@ from torch.utils.data import Sampler
 
 from maskrcnn_benchmark.utils import comm
 
+_SEED_STEP = 1 << 24  # beyond any number of epochs
+
 
 class DistributedSampler(Sampler[int]):
     """Gives every process an equally long, contiguous slice of one permutation, a new one for each epoch.
@@ -17,6 +19,7 @@ class DistributedSampler(Sampler[int]):
         num_replicas, rank: number of processes and index of this one; by default those of the process group.
         shuffle: permute; otherwise the slices are cut from the dataset's order.
         use_random: draw each pass's seed anew, the same on all processes, instead of using the epoch number.
+        seed: of the permutations; with 0 they are the original's, which depend on the epoch alone.
     Raises: ValueError for an empty dataset or a rank outside [0, num_replicas).
     """
 
@@ -27,6 +30,7 @@ class DistributedSampler(Sampler[int]):
         rank: int | None = None,
         shuffle: bool = True,
         use_random: bool = False,
+        seed: int = 0,
     ) -> None:
         self.dataset = dataset
         self.num_replicas = comm.get_world_size() if num_replicas is None else num_replicas
@@ -37,6 +41,7 @@ class DistributedSampler(Sampler[int]):
             raise ValueError("the dataset is empty: there is nothing to share out")
         self.shuffle = shuffle
         self.use_random = use_random
+        self.seed = seed
         self.epoch = 0
         self.num_samples = -(-len(dataset) // self.num_replicas)  # rounded up
         self.total_size = self.num_samples * self.num_replicas
@@ -44,7 +49,7 @@ class DistributedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         size = len(self.dataset)
         if self.shuffle:
-            seed = comm.shared_random_seed() if self.use_random else self.epoch
+            seed = comm.shared_random_seed() if self.use_random else self.epoch + self.seed * _SEED_STEP
             order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
         else:
             order = list(range(size))
