@@ -2,12 +2,18 @@
 
 import json
 import re
+import shlex
 
 import pytest
 import torch
 from data_files import write_coco_split
 from published_command import Setting, free_port
+from tiny_detector import REPOSITORY
+from toy_run import load_tool
+from tuning_data import write_split
 
+from maskrcnn_benchmark.cli.tools import run_checkpoint_evaluation
+from maskrcnn_benchmark.evaluation.odinw import find_runs
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
 COMMON = """
@@ -94,3 +100,93 @@ def test_every_triple(tmp_path, shots):
     setting = TuningSetting(tmp_path)
     results = setting.run(*FULL, shots.replace("_1_1", "_2_2"))
     assert results["runs"][0]["shots"] == int(shots.split("_")[0])
+
+
+ODINW = """
+    tools/finetune.py
+    --config-file configs/pretrain/glip_Swin_T_O365_GoldG.yaml --ft-tasks {tasks} {flags}
+    --custom_shot_and_epoch_and_general_copy 3_1_4
+    --evaluate_only_best_on_test --push_both_val_and_test
+    MODEL.WEIGHT {weight}
+    SOLVER.USE_AMP True TEST.DURING_TRAINING True TEST.IMS_PER_BATCH 4 SOLVER.IMS_PER_BATCH 4 SOLVER.WEIGHT_DECAY 0.05
+    TEST.EVAL_TASK detection DATASETS.TRAIN_DATASETNAME_SUFFIX _grounding MODEL.BACKBONE.FREEZE_CONV_BODY_AT 2
+    MODEL.DYHEAD.USE_CHECKPOINT True SOLVER.FIND_UNUSED_PARAMETERS False SOLVER.TEST_WITH_INFERENCE True
+    SOLVER.USE_AUTOSTEP True DATASETS.USE_OVERRIDE_CATEGORY True SOLVER.SEED 10 DATASETS.SHUFFLE_SEED 3
+    DATASETS.USE_CAPTION_PROMPT True DATASETS.DISABLE_SHUFFLE True
+    SOLVER.STEP_PATIENCE 3 SOLVER.CHECKPOINT_PER_EPOCH 1.0 SOLVER.AUTO_TERMINATE_PATIENCE 8 SOLVER.MODEL_EMA 0.0
+    SOLVER.TUNING_HIGHLEVEL_OVERRIDE full
+"""
+
+
+@pytest.fixture
+def odinw(tmp_path, monkeypatch):
+    """Runs the program of the published command for ODinW in this process, on the task "pothole" with few pictures."""
+    setting = Setting(
+        tmp_path,
+        "glip_Swin_T_O365_GoldG",
+        options=("INPUT.MIN_SIZE_TEST", 64, "INPUT.MIN_SIZE_TRAIN", 64, "MODEL.ATSS.INFERENCE_TH", 0.0),
+    )
+    for split in ("train", "valid", "test"):
+        folder = tmp_path / "odinw/pothole" / split
+        path = write_split(tmp_path / "odinw/pothole", split, 6)
+        content = json.loads(path.read_text())
+        content["categories"] = [{"id": 1, "name": "a hole"}]
+        for annotation in content["annotations"]:
+            annotation["category_id"] = 1
+        path.write_text(json.dumps(content))
+        path.rename(folder / "annotations_without_background.json")
+        for seed in (3, 30):
+            prefix = "val" if split == "valid" else split
+            few = content | {"images": content["images"][seed % 2 : 4]}
+            few["annotations"] = [
+                entry
+                for entry in content["annotations"]
+                if entry["image_id"] in {image["id"] for image in few["images"]}
+            ]
+            (folder / f"fewshot_{prefix}_shot3_seed{seed}.json").write_text(json.dumps(few))
+    monkeypatch.setenv("DATASET", str(tmp_path))
+    monkeypatch.chdir(REPOSITORY)
+
+    def run(flags: str, tasks: str = "configs/odinw_35/pothole.yaml") -> dict:
+        words = shlex.split(ODINW.format(weight=setting.weight, flags=flags, tasks=tasks))[1:]
+        assert load_tool("finetune").main(words + setting.sizes) == 0
+        return json.loads((tmp_path / "out/results.json").read_text())
+
+    return run
+
+
+def test_odinw_task(odinw, tmp_path):
+    """The command that GLIP's README gives for ODinW, with its test and two choices of pictures."""
+    results = odinw("--shuffle_seeds 3,30")
+    rows = {(row["measured_on"], row["seeds"]) for row in results["summary"]}
+    assert rows == {("validation (best)", 2), ("val", 2), ("test", 2)}
+    assert all(run["checkpoint"].endswith("model_best.pth") for run in results["runs"])
+    choices = [
+        json.loads((tmp_path / f"out/ft_task_1_seed_{seed}/few_shot_images.json").read_text())["train_grounding"]
+        for seed in (3, 30)
+    ]
+    assert choices[0]["image_ids"] != choices[1]["image_ids"], "grounding data honour the seed"
+    assert choices[0]["pictures"] == {"pothole": 3}, "the overriding name"
+    log = (tmp_path / "out/log.txt").read_text()
+    assert "there are some holes on the road" in log
+    leaderboard = json.loads((tmp_path / "out/leaderboard.json").read_text())
+    assert set(leaderboard["pothole"]) == {"3", "30"}
+    found = find_runs(tmp_path / "out", "test", "odinw_35")
+    assert [run.seed for run in found] == ["3", "30"]
+
+
+def test_prepared_splits_of_odinw(odinw, tmp_path):
+    results = odinw("--use_prepared_data --shuffle_seeds 3,30 --skip-test")
+    assert [run["seed"] for run in results["runs"]] == [3, 30]
+    for seed, pictures in ((3, 3), (30, 4)):
+        config = (tmp_path / f"out/ft_task_1_seed_{seed}/config.yml").read_text()
+        assert f"train_3_{seed}" in config and f"val_3_{seed}" in config
+        assert re.search(rf"Dataset train_3_{seed}_grounding: {pictures} items", (tmp_path / "out/log.txt").read_text())
+
+
+def test_checkpoints_of_a_task_are_evaluated_by_eval_all(odinw, tmp_path):
+    odinw("--skip-test")
+    folder = tmp_path / "out/ft_task_1"
+    flags = ["--config-file", str(folder / "config.yml"), "--evaluate_only_best_on_test"]
+    assert run_checkpoint_evaluation("", flags) == 0
+    assert set(json.loads((folder / "eval/summary.json").read_text())["model_best"]) == {"val", "test"}
