@@ -1,6 +1,7 @@
 """``glip predict``: boxes for the things that a text names, on one picture or many."""
 
 import argparse
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,10 +28,13 @@ DEFAULT_MODEL = "glip_nano"
 PREDICTIONS_FILE = "predictions.json"
 SHOWN_PATHS = 5  # of the written pictures
 
+logger = logging.getLogger(__name__)
+
 _EXAMPLES = """examples:
   glip predict --image street.jpg --text "person. traffic light"
   glip predict --image photos/ more/*.png --caption "a man on a horse" --threshold 0.4 --output found
   glip predict --image street.jpg --text "person. car" --model glip_tiny_model_o365_goldg
+  glip predict --image pond.jpg --adapter tuned/adapter.safetensors
 """
 
 
@@ -46,10 +50,14 @@ def add_parser(subparsers) -> None:
         "--image", nargs="+", action="extend", required=True, metavar="PATH",
         help="a picture, a folder of pictures or a pattern such as 'photos/*.jpg'; several may follow",
     )  # fmt: skip
-    text = parser.add_mutually_exclusive_group(required=True)
+    text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", help="the things to find, separated by full stops: 'person. traffic light'")
     text.add_argument("--caption", help="a sentence; every noun phrase of it is searched for: 'a man on a horse'")
     add_model_arguments(parser)
+    parser.add_argument(
+        "--adapter", type=Path, metavar="FILE",
+        help="the result of a prompt tuning or linear probing of --model; without a text its own classes are found",
+    )  # fmt: skip
     add_selection_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("glip_output"), metavar="DIR", help="default: %(default)s")
 
@@ -91,8 +99,14 @@ def run(args: argparse.Namespace) -> int:
     readable = list(_report_unreadable(paths))
     if not readable:
         return BAD_INPUT
-    prompt = _prompt(args)
+    if args.text is None and args.caption is None and args.adapter is None:
+        raise CommandError("one of --text, --caption and --adapter is needed: what to search for")
+    has_text = args.text is not None or args.caption is not None
+    prompt = _prompt(args) if has_text else None
     detector = load_detector(args)
+    if args.adapter is not None:
+        detector.load_adapter(args.adapter)
+    prompt = _checked_prompt(detector, prompt)
     done = predict_files(detector, dict.fromkeys(readable, detector.prepare(prompt)), args)
     if not done:
         return BAD_INPUT
@@ -211,6 +225,25 @@ def _prompt(args: argparse.Namespace) -> "PromptLike":
     from maskrcnn_benchmark.engine.detector_api import Caption
 
     return Caption(args.caption)
+
+
+def _checked_prompt(detector: "Detector", prompt: "PromptLike | None") -> "PromptLike":
+    """The text to search for: that of the adapter where none is given. Warns of one that the adapter does not know."""
+    adapter = detector.adapter
+    if prompt is None:
+        assert adapter is not None  # `run` has asked for one of them
+        return adapter.prompts
+    if adapter is not None and adapter.has_prompt:
+        asked = [part.caption for part in detector.prepare(prompt)]
+        trained = [part.caption for part in adapter.prompts]
+        if asked != trained:
+            logger.warning(
+                "the learnt prompt of the adapter belongs to the text %r, not to %r; without a text its own classes "
+                "are searched for",
+                " / ".join(trained),
+                " / ".join(asked),
+            )
+    return prompt
 
 
 def _number(count: int, one: str, many: str) -> str:

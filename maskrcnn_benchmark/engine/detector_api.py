@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.engine.adapter import Adapter, restore
 from maskrcnn_benchmark.engine.devices import resolve_device
 from maskrcnn_benchmark.engine.image_io import as_rgb_array
 from maskrcnn_benchmark.engine.loading import load_model
@@ -122,7 +123,9 @@ class Detector:
         self.reads_text = reads_text
         self.name = name
         self.upload = upload
+        self.adapter: Adapter | None = None
         self._texts: dict[tuple[str, ...], TextFeatures] = {}
+        self._before_adapter: dict[str, Tensor | None] = {}
 
     @classmethod
     def from_pretrained(
@@ -196,6 +199,23 @@ class Detector:
             name=name,
             upload=upload,
         )
+
+    def load_adapter(self, adapter: str | Path | Adapter | None) -> "Detector":
+        """Puts the result of a prompt tuning or linear probing in place of an earlier one; returns the detector.
+
+        `predict(images, detector.adapter.prompts)` reads the captions that it was trained on, which is what a learnt
+        prompt is for; None takes the adapter away.
+        Raises: FileNotFoundError; CheckpointError for a file that is no adapter; ValueError where it was trained with
+            other weights than those of this detector, which then has none.
+        """
+        loaded = adapter if isinstance(adapter, Adapter | None) else Adapter.load(adapter)
+        restore(self.model, self._before_adapter)
+        self.adapter, self._before_adapter = None, {}
+        self._texts.clear()
+        if loaded is not None:
+            self._before_adapter = loaded.apply(self.model)
+            self.adapter = loaded
+        return self
 
     def prepare(self, prompt: PromptLike, *, labels: Sequence[int] | None = None) -> tuple[Prompt, ...]:
         """The captions that stand for a prompt, several where it is long; ``predict`` takes the result as well.

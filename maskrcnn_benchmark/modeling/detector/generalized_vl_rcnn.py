@@ -28,42 +28,12 @@ from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
 
 from .acceleration import Acceleration
+from .features import FeaturePyramid, RegionWordFeatures
 from .many_texts import maps_of_texts, repeat_outputs, texts_at_a_time
 
 LabelToTokens = Mapping[int, Sequence[int]]
 
 TOKEN_BUCKET = 16  # accelerated text lengths are multiples of it, so that recordings fit more captions
-
-
-class FeaturePyramid(NamedTuple):
-    """Encoded images.
-
-    Attributes:
-        levels: (B, C, H_l, W_l) maps, finest first; image_sizes: (height, width) of each image without padding.
-        c4: stride-16 body map for the shallow contrastive loss, or None.
-        text: the text, if the backbone changed it, or None.
-        visual: all levels as one (B, N, C) tensor, of which they are views, where accelerated inference made them.
-    """
-
-    levels: tuple[Tensor, ...]
-    image_sizes: list[tuple[int, int]]
-    c4: Tensor | None = None
-    text: TextFeatures | None = None
-    visual: Tensor | None = None
-
-
-class RegionWordFeatures(NamedTuple):
-    """What the alignment logits are made of: logit = region . word / temperature + bias.
-
-    Attributes:
-        regions: (B, C, H_l, W_l) tower output per level; words: (B, T, C) projected words; word_bias: (B, T);
-        temperature: one number.
-    """
-
-    regions: list[Tensor]
-    words: Tensor
-    word_bias: Tensor
-    temperature: Tensor
 
 
 class TextPolicy(NamedTuple):
@@ -177,6 +147,10 @@ class GeneralizedVLRCNN(nn.Module):
         """
         self.acceleration = None if name is None else Acceleration(find_precision(name), use_graphs=use_graphs)
         return self
+
+    def forget_prepared_weights(self) -> None:
+        """To be called after weights were changed in place: `use_precision` then prepares them anew."""
+        _forget_acceleration(self)
 
     def use_training_graphs(self, is_on: bool = True) -> "GeneralizedVLRCNN":
         """Records the network as CUDA graphs in training, where shapes come again; returns the model.

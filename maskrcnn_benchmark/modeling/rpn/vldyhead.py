@@ -290,6 +290,13 @@ class VLDyHead(nn.Module):
         return self.dot_product_projection_text(unit_text / 2.0), word_biases(unit_text, self.bias_lang, self.bias0)
 
 
+def prompt_table(width: int) -> nn.Linear:
+    """The learnt prompt before it has learnt anything: a row of zeros for each position of the text, `width` wide."""
+    table = nn.Linear(width, MAX_PROMPT_ROWS, bias=False)
+    nn.init.zeros_(table.weight)
+    return table
+
+
 class VLDyHeadModule(nn.Module):
     """Head, anchors, losses and selection of detections.
 
@@ -327,8 +334,7 @@ class VLDyHeadModule(nn.Module):
         self.embedding, self.resizer = embedding, resizer
         self.tunable_linear: nn.Linear | None = None
         if prompt_dim:
-            self.tunable_linear = nn.Linear(prompt_dim, MAX_PROMPT_ROWS, bias=False)
-            nn.init.zeros_(self.tunable_linear.weight)
+            self.tunable_linear = prompt_table(prompt_dim)
         self.class_logits_in_training = class_logits_in_training
         self.class_logits_in_inference = class_logits_in_inference
         self.mlm_loss_weight = mlm_loss_weight
