@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep
-from maskrcnn_benchmark.modeling.rpn.loss import Normalizers
+from maskrcnn_benchmark.modeling.rpn.targets import Normalizers
 from maskrcnn_benchmark.modeling.rpn.vldyhead import VLDyHeadModule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList

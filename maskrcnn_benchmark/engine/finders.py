@@ -3,7 +3,7 @@
 A finder is called with a batch and returns for every item the detections in pixels of the network's input, on the CPU.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.data.datasets.directional_caption import mirror_text
-from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import FeaturePyramid, GeneralizedVLRCNN
+from maskrcnn_benchmark.modeling.detector.detect_later import detect_later
+from maskrcnn_benchmark.modeling.detector import FeaturePyramid, GeneralizedVLRCNN
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.knowledge import class_features
 from maskrcnn_benchmark.modeling.postprocess.token_scores import PositiveMap, TokenMap, build_token_map
@@ -108,6 +109,18 @@ class PromptFinder:
                 return [_joined(found) for found in alone]
             rounds = [self._round(features, images, text, maps, number) for number in range(texts)]
         return [_joined(found) for found in zip(*rounds, strict=True)]
+
+    def start(self, images: ImageList, items: Sequence[Item]) -> Callable[[], list[BoxList]]:
+        """As a call, begun: the call of what is returned has the detections.
+
+        With one prompt on a GPU this does not wait for them, so that the next batch may begin before.
+        """
+        text, maps = self._texts(mirrored=False)
+        if len(text) > 1 or self.model.backbone.reads_text:
+            found = self(images, items)
+            return lambda: found
+        rows = text.rows(torch.zeros(len(images), dtype=torch.int64, device=text.hidden.device))
+        return detect_later(self.model, self.model.encode_images(images), rows, maps)
 
     def _round(
         self, features: FeaturePyramid | None, images: ImageList, text: TextFeatures, maps: TokenMap, number: int

@@ -2,7 +2,8 @@
 
 from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
 
-from .generalized_vl_rcnn import FeaturePyramid, GeneralizedVLRCNN
+from .features import FeaturePyramid
+from .generalized_vl_rcnn import GeneralizedVLRCNN
 from .stochasticity import disable_stochasticity
 
 

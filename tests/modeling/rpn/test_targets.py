@@ -2,7 +2,7 @@
 
 import torch
 
-from maskrcnn_benchmark.modeling.rpn.loss import Positives
+from maskrcnn_benchmark.modeling.rpn.targets import Positives
 
 
 def test_places_beyond_the_last_anchor_are_empty():
