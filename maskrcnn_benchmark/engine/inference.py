@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,6 +37,7 @@ from maskrcnn_benchmark.engine.prediction_store import PredictionStore, open_sto
 from maskrcnn_benchmark.engine.result_pictures import DEFAULT_THRESHOLD, save_pictures
 from maskrcnn_benchmark.engine.tta import TestTimeAugmentation
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import GeneralizedVLRCNN
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.queries import (
     clean_name,
     create_positive_dict,
@@ -212,6 +213,13 @@ class Times:
     results: float = 0.0
     pictures: int = 0
 
+    @contextlib.contextmanager
+    def of_model(self) -> Iterator[None]:
+        """Counts what is done meanwhile as the model's."""
+        begin = time.perf_counter()
+        yield
+        self.model += time.perf_counter() - begin
+
     def report(self) -> None:
         """Logs the times; those of the other processes are taken to be alike."""
         devices = comm.get_world_size()
@@ -238,29 +246,48 @@ def _predict(
     verbose: bool,
     name: str,
 ) -> Times:
-    """Puts what is found on the batches into the store."""
+    """Puts what is found on the batches into the store.
+
+    The finder has the next batch before the results of one are taken, so that a GPU does not wait for that.
+    """
     times = Times()
     iterator, total = iter(batches[0]), batches[1]
     is_shown = verbose and comm.is_main_process()
+    started: tuple[Sequence, Callable[[], list[BoxList]]] | None = None
     with tqdm(total=total, desc=name, unit="img", disable=not is_shown, smoothing=0.1) as progress:
         while True:
             asked = time.perf_counter()
             batch = next(iterator, None)
-            if batch is None:
+            times.data += time.perf_counter() - asked
+            before, started = started, None
+            if batch is not None:
+                with times.of_model():
+                    images, targets, indices, *_ = batch
+                    items = [_item(dataset, int(i), target) for i, target in zip(indices, targets, strict=True)]
+                    started = indices, _start(find, looker, images, items, device)
+            if before is not None:
+                with times.of_model():
+                    indices, collect = before
+                    found = collect()
+                done = time.perf_counter()
+                for index, boxes in zip(indices, found, strict=True):
+                    store.add(int(index), boxes)
+                store.flush()
+                progress.update(len(found))
+                times.results += time.perf_counter() - done
+                times.pictures += len(found)
+            if started is None:
                 return times
-            got = time.perf_counter()
-            images, targets, indices, *_ = batch
-            items = [_item(dataset, int(i), target) for i, target in zip(indices, targets, strict=True)]
-            found = looker(images, items) if looker is not None else find(images.to(device), items)
-            done = time.perf_counter()
-            for index, boxes in zip(indices, found, strict=True):
-                store.add(int(index), boxes)
-            store.flush()
-            progress.update(len(items))
-            times.data += got - asked
-            times.model += done - got
-            times.results += time.perf_counter() - done
-            times.pictures += len(items)
+
+
+def _start(
+    find: Finder, looker: TestTimeAugmentation | None, images: Any, items: Sequence[Item], device: torch.device | str
+) -> Callable[[], list[BoxList]]:
+    """Begins with a batch; the call of what is returned has the detections of every item."""
+    if looker is None and isinstance(find, PromptFinder):
+        return find.start(images.to(device), items)
+    found = looker(images, items) if looker is not None else find(images.to(device), items)
+    return lambda: found
 
 
 def _item(dataset, index: int, target: Any) -> Item:

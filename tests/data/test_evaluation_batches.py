@@ -20,10 +20,11 @@ def test_every_item_once(processes, items, batch_size):
         assert sorted(seen) == list(range(items))
 
 
-def test_alike_shapes_share_batches():
-    batches = EvaluationBatches(7, 2, ratios=[0.75, 1.3, 0.5, 0.75, 0.6, 1.0, 0.7])
-    assert list(batches) == [[6, 0], [5, 1], [2, 4], [3]]
-    assert [batch[0] for batch in EvaluationBatches(4, 1, ratios=[2, 0.5, 1, 0.6])] == [0, 1, 2, 3]
+def test_alike_shapes_share_batches_and_follow_each_other():
+    ratios = [0.75, 1.3, 0.5, 0.75, 0.6, 1.0, 0.7]
+    assert list(EvaluationBatches(7, 2, ratios=ratios)) == [[2, 4], [6, 0], [3], [5, 1]]
+    assert list(EvaluationBatches(7, 2, ratios=ratios, limit=2)) == [[6, 0], [5, 1]], "the first pictures"
+    assert [batch[0] for batch in EvaluationBatches(4, 1, ratios=[2, 0.5, 1, 0.6])] == [1, 3, 2, 0]
 
 
 def test_sentences_of_a_picture_stay_together():

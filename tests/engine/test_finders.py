@@ -49,7 +49,9 @@ def test_prompts(model, per_prompt):
     prompts = build_prompts(NAMES, model.tokenizer, chunk_size=per_prompt)
     assert len(prompts) == -(-7 // per_prompt)
     items = [Item(None, number) for number in range(3)]
-    found = PromptFinder(model, prompts)(images, items)
+    finder = PromptFinder(model, prompts)
+    found = finder(images, items)
+    assert_same_boxes(finder.start(images, items)(), found)
     slow = ForwardPromptFinder(model, prompts)
     for number in range(3):
         (one_by_one,) = slow(alone(images, number), items[:1])

@@ -8,8 +8,9 @@ from torch.utils.data import Sampler
 class EvaluationBatches(Sampler[list[int]]):
     """Shares the items of a test set out among processes, none of them twice.
 
-    Batches are formed of all items, put in the order of their first ones, and dealt out in turn, so that a process may
-    have one batch more than another, or less pictures in one.
+    Batches are formed of all items and dealt out in turn, so that a process may have one batch more than another, or
+    less pictures in one. They come in the order of their first items; with `ratios` and no limit in that of the ratios,
+    so that batches of one shape, for which a GPU keeps a recording of its work, follow each other.
 
     Args:
         num_items: of the test set.
@@ -83,7 +84,8 @@ class EvaluationBatches(Sampler[list[int]]):
             units = self._units(run)
             starts = range(0, len(units), self.batch_size)
             batches += [[item for unit in units[start : start + self.batch_size] for item in unit] for start in starts]
-        batches.sort(key=min)
+        if self.ratios is None or self.limit >= 0:
+            batches.sort(key=min)
         own = batches[self.rank :: self.num_replicas]
         return own if self.limit < 0 else own[: self.limit]
 

@@ -1,7 +1,7 @@
 """The accelerated detector: text, images and detections, each stage a CUDA graph where its shapes come again."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -134,6 +134,40 @@ class AcceleratedDetector:
         image_sizes: (height, width) of the images without padding. With one image there may be several texts.
         Raises: FloatingPointError if a prediction is infinite or not a number.
         """
+        found, sizes = self._enqueue(visual, shape, image_sizes, text_features, embedding, positive_map)
+        return self._box_lists((*found[:-1], found[-1].cpu()), sizes)  # the one wait for the device
+
+    def detect_later(
+        self,
+        visual: Tensor,
+        shape: PyramidShape,
+        image_sizes: Sequence[tuple[int, int]],
+        text_features: TextFeatures,
+        embedding: Tensor,
+        positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
+    ) -> Callable[[], list[BoxList]]:
+        """As `detect`, but without the wait: the call of what is returned waits, and has the lists on the CPU."""
+        found, sizes = self._enqueue(visual, shape, image_sizes, text_features, embedding, positive_map)
+        on_host = tuple(part.to("cpu", non_blocking=True) for part in found)
+        is_there = torch.cuda.current_stream(visual.device).record_event() if visual.is_cuda else None
+
+        def collect() -> list[BoxList]:
+            if is_there is not None:
+                is_there.synchronize()
+            return self._box_lists(on_host, sizes)
+
+        return collect
+
+    def _enqueue(
+        self,
+        visual: Tensor,
+        shape: PyramidShape,
+        image_sizes: Sequence[tuple[int, int]],
+        text_features: TextFeatures,
+        embedding: Tensor,
+        positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
+    ) -> tuple[tuple[Tensor, ...], list[tuple[int, int]]]:
+        """Starts a detection: what it will find, the numbers of boxes last, and the size of the image of each list."""
         hidden, masks = text_features.hidden, text_features.masks
         sizes = list(image_sizes) * (len(hidden) if len(image_sizes) == 1 else 1)
         matrix, labels = token_matrices(
@@ -144,16 +178,17 @@ class AcceleratedDetector:
         limits = to_device(torch.tensor([[width - 1.0, height - 1.0] for height, width in sizes]), visual.device)
         anchors = torch.cat(self.anchors.grid_anchors(shape.sizes, visual.device))
         with own_numbers(self.precision, visual):
-            *found, counts = self._detect(
-                visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape
-            )
-        counts = counts.cpu()  # the one wait for the device
-        if (counts == NOT_FINITE).any():
+            found = self._detect(visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape)
+        return found, sizes
+
+    def _box_lists(self, found: tuple[Tensor, ...], sizes: Sequence[tuple[int, int]]) -> list[BoxList]:
+        """Box lists of what was found; the numbers of boxes, which come last, are on the CPU."""
+        if (found[-1] == NOT_FINITE).any():
             raise FloatingPointError(
                 f"inference in {self.precision.name} gave numbers that are not finite; use another precision, such as "
                 "bf16, whose range is that of fp32, or fp32"
             )
-        return to_box_lists((*found, counts), sizes)
+        return to_box_lists(found, sizes)
 
     def predictions(self, visual: Tensor, shape: PyramidShape, text_features: TextFeatures, embedding: Tensor):
         """The raw predictions behind `detect`; see `AcceleratedHead`."""

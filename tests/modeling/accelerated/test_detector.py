@@ -16,6 +16,7 @@ from maskrcnn_benchmark.modeling.accelerated.inference import (
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.detector.acceleration import Acceleration
+from maskrcnn_benchmark.modeling.detector.detect_later import detect_later
 from maskrcnn_benchmark.modeling.postprocess.token_scores import build_token_map
 from maskrcnn_benchmark.structures.image_list import to_image_list
 
@@ -67,6 +68,8 @@ def test_definitions_equal_the_plain_detector(build, base, options):
     found = accelerated.detect(visual, shape, images.image_sizes, text, embedding, MAPS)
     assert min(map(len, found)) > 5
     tiny_detector.assert_same_boxes(found, expected)
+    collect = accelerated.detect_later(visual, shape, images.image_sizes, text, embedding, MAPS)
+    tiny_detector.assert_same_boxes(collect(), expected)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +220,19 @@ class TestOnAGpu:
         assert all(torch.equal(text.hidden, kept) for text, kept in zip(texts, hidden, strict=True))
         for first, second in zip(found, again, strict=True):
             tiny_detector.assert_same_boxes([b.to("cpu") for b in first], [b.to("cpu") for b in second], atol=1e-4)
+
+    @torch.no_grad()
+    def test_batches_that_begin_before_the_last_is_taken(self, build):
+        """Directly and replayed, what is fetched later equals what is waited for."""
+        fast = build().cuda().use_precision("fp32")
+        text = fast.encode_text(["red star"])
+        maps = build_token_map([{1: [1], 2: [2]}], text.hidden.shape[1], device=fast.device)
+        calls = [images_of((64, 96), seed=seed).to("cuda") for seed in range(4)]
+        later = [detect_later(fast, fast.encode_images(images), text, maps) for images in calls]
+        for collect, images in zip(later, calls, strict=True):
+            expected = [boxes.to("cpu") for boxes in fast.detect(fast.encode_images(images), text, maps)]
+            assert len(expected[0]) > 5
+            tiny_detector.assert_same_boxes(collect(), expected, atol=1e-4)
 
     def test_recordings_of_inference_mode_serve_outside_of_it(self, build):
         fast, images = build().cuda().use_precision("fp32"), images_of((60, 90)).to("cuda")
