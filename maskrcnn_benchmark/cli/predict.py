@@ -94,13 +94,13 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
+    if args.text is None and args.caption is None and args.adapter is None:
+        raise CommandError("one of --text, --caption and --adapter is needed: what to search for")
     paths = find_images(args.image)
     check_output_folder(args.output, "--output")
     readable = list(_report_unreadable(paths))
     if not readable:
         return BAD_INPUT
-    if args.text is None and args.caption is None and args.adapter is None:
-        raise CommandError("one of --text, --caption and --adapter is needed: what to search for")
     has_text = args.text is not None or args.caption is not None
     prompt = _prompt(args) if has_text else None
     detector = load_detector(args)
