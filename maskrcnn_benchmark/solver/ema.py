@@ -29,7 +29,7 @@ class ModelEma:
     Args:
         model: the training model, with its weights loaded. A wrapper for several processes is looked through.
         decay: 0 follows the model, towards 1 remembers longer.
-        device: where the copy lives; None for the model's own.
+        device: where the copy lives; None or "" for the model's own.
         copied: a module of the same kind to hold the average, where `model` is sharded and cannot be copied.
 
     Attributes: ema, the copy, frozen and in evaluation mode.
@@ -50,7 +50,7 @@ class ModelEma:
         self.ema = deepcopy(_unwrap(model)) if copied is None else copied
         self.ema.eval()
         self.ema.requires_grad_(False)
-        if device is not None:
+        if device:
             self.ema.to(device)
         self._source: nn.Module | None = None
         self._pairs: list[tuple[_Place, _Place]] = []

@@ -14,6 +14,7 @@ from maskrcnn_benchmark.solver.gradient_clipping import clip_before_step
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
 
 _EXECUTION = ("foreach", "fused", "capturable", "differentiable")  # settings that say how to compute, not what
+_OF_ONE_KIND = ("momentum", "betas", "eps")  # settings that one optimizer has and another has not
 
 
 class GroupMerger:
@@ -67,14 +68,32 @@ class _MergedStep(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes over states and settings, but not how steps are executed: the run that saved them may have had another
         device, and a step that is not fused fails where this optimizer has announced a fused one.
+
+        Raises: ValueError for the state of other parameters, or of another optimizer.
         """
         groups = state_dict["param_groups"]
-        if len(groups) == len(self.param_groups):  # torch refuses other numbers
-            groups = [
-                {**loaded, **{key: own[key] for key in _EXECUTION if key in own}}
-                for loaded, own in zip(groups, self.param_groups, strict=True)
-            ]
+        self._check_fit(groups)
+        groups = [
+            {**loaded, **{key: own[key] for key in _EXECUTION if key in own}}
+            for loaded, own in zip(groups, self.param_groups, strict=True)
+        ]
         super().load_state_dict({**state_dict, "param_groups": groups})
+
+    def _check_fit(self, groups: list[dict[str, Any]]) -> None:
+        """Raises ValueError unless the stored groups are those of this optimizer; old files do not name theirs."""
+        stored, own = ([group.get("name") for group in one] for one in (groups, self.param_groups))
+        if len(stored) != len(own) or (all(stored) and all(own) and stored != own):
+            differing = ", ".join(sorted({name for name in stored if name} ^ {name for name in own if name})[:3])
+            raise ValueError(
+                f"the optimizer state is of {len(stored)} trained parameters, this run trains {len(own)}; "
+                f"{f'they differ in {differing}' if differing else 'their order differs'} (see the FREEZE keys)"
+            )
+        wanted = {key for key in _OF_ONE_KIND if key in self.defaults}
+        if groups and (missing := sorted(wanted - groups[0].keys())):
+            raise ValueError(
+                f"the optimizer state has no {', '.join(missing)}: it is not of the optimizer of this run, "
+                f"{type(self).__name__.removeprefix('Merged')} (SOLVER.OPTIMIZER)"
+            )
 
     @contextmanager
     def _merged_groups(self) -> Iterator[None]:

@@ -16,6 +16,7 @@ from maskrcnn_benchmark.utils.model_zoo import CATALOG_SCHEME, resolve_weights
 from maskrcnn_benchmark.utils.sharded_state import shard_like_optimizer, whole_state
 from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
 from maskrcnn_benchmark.utils.weight_files import (
+    CheckpointError,
     atomic_path,
     read_checkpoint,
     remove_leftovers,
@@ -115,14 +116,29 @@ class Checkpointer:
     def resume(
         self, f: str | os.PathLike[str], keyword: str = "model", *, strict: bool = True, trust: bool = False
     ) -> dict[str, Any]:
-        """Restore model, optimizer and scheduler from checkpoint ``f``, whatever ``save_dir`` has; return the rest."""
+        """Restore model, optimizer and scheduler from checkpoint ``f``, whatever ``save_dir`` has; return the rest.
+
+        Raises: as `load` does; CheckpointError also for a state of another optimizer or of other parameters.
+        """
         checkpoint = self._load_model(f, keyword, strict, trust)
-        self._restore(checkpoint)
+        try:
+            self._restore(checkpoint)
+        except ValueError as error:
+            raise CheckpointError(
+                f"cannot go on from {f}: {error}; to start from its weights alone: --resume none MODEL.WEIGHT {f}"
+            ) from error
         return {key: value for key, value in checkpoint.items() if key not in ("model", "optimizer", "scheduler")}
 
     def _load_model(self, f: str | os.PathLike[str], keyword: str, strict: bool, trust: bool) -> Any:
         """Give the model the weights of ``f``; return everything that the file holds."""
-        checkpoint = self._load_file(f, trust=trust)
+        try:
+            checkpoint = self._load_file(f, trust=trust)
+        except CheckpointError as error:
+            if others := self._others(Path(f)):
+                raise CheckpointError(
+                    f"{error}, or go on from another one of the run: --resume {others[-1]}"
+                ) from error
+            raise
         stored = select_state_dict(checkpoint, keyword, str(f))
         load_stored_weights(self.model, stored, source=str(f), strict=strict)
         return checkpoint
@@ -140,6 +156,12 @@ class Checkpointer:
                     scheduler.load_state_dict(state)
             else:
                 self.scheduler.load_state_dict(states)
+
+    def _others(self, path: Path) -> list[Path]:
+        """The checkpoints beside one of ``save_dir``, the newest at the end."""
+        if not self.save_dir or path.parent != Path(self.save_dir):
+            return []
+        return sorted({*path.parent.glob("model_*.pth")} - {path}, key=lambda other: other.stat().st_mtime)
 
     def has_checkpoint(self) -> bool:
         """True if ``save_dir`` has a tag file."""
@@ -193,5 +215,8 @@ def read_tag(tag: Path) -> Path:
     """
     path = tag.parent / tag.read_text(encoding="utf-8").strip()
     if not path.is_file():
-        raise FileNotFoundError(f"{tag} names {path.name!r}, and {path} does not exist; delete {tag} to start afresh")
+        raise FileNotFoundError(
+            f"{tag} names {path.name!r}, and {path} does not exist; name another checkpoint (--resume PATH), or delete "
+            f"{tag} to start afresh"
+        )
     return path

@@ -49,7 +49,7 @@ def test_integer_tables_survive_many_updates():
 
 def test_the_copy_is_frozen_and_apart():
     model = Network(1.0).train()
-    average = ModelEma(model)
+    average = ModelEma(model, device="")
     assert not average.ema.training and model.training
     assert not any(parameter.requires_grad for parameter in average.ema.parameters())
     assert all(parameter.requires_grad for parameter in model.parameters())

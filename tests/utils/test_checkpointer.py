@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from maskrcnn_benchmark.solver.optimizer import MergedAdamW, MergedSGD
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpointer
 from maskrcnn_benchmark.utils.weight_files import CheckpointError
 
@@ -216,3 +217,47 @@ def test_detectron_checkpointer_reads_tags_names_and_paths(tmp_path, monkeypatch
         fresh = create_model()
         DetectronCheckpointer(cfg, fresh).load(str(source))
         assert parameters_equal(trained, fresh), source
+
+
+def test_a_damaged_last_checkpoint_leads_to_the_one_before(tmp_path):
+    model, optimizer, scheduler = trained_setup()
+    saver = Checkpointer(model, optimizer, scheduler, tmp_path)
+    for number, name in enumerate(("model_0000003", "model_best", "model_0000006")):
+        saver.save(name)
+        os.utime(tmp_path / f"{name}.pth", (number, number))
+    last = tmp_path / "model_0000006.pth"
+    last.write_bytes(last.read_bytes()[:500])
+    with pytest.raises(CheckpointError, match=rf"{last} is truncated.*--resume {tmp_path / 'model_best.pth'}$"):
+        saver.load()
+    (tmp_path / "elsewhere.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is empty$"):
+        Checkpointer(model, save_dir=tmp_path / "new").load(tmp_path / "elsewhere.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": MergedAdamW}, "has no betas, eps: it is not of the optimizer of this run, AdamW"),
+        ({"frozen": "0.weight"}, "of 4 trained parameters, this run trains 3; they differ in 0.weight"),
+        ({"names": ("1.bias", "1.weight", "0.bias", "0.weight")}, "this run trains 4; their order differs"),
+        (
+            {"names": ("0.weight", "0.bias", "1.weight", "new.bias")},
+            "this run trains 4; they differ in 1.bias, new.bias",
+        ),
+    ],
+)
+def test_a_state_of_another_optimizer_is_refused(tmp_path, change, message):
+    def setup(kind=MergedSGD, frozen="", names=()):
+        model = create_model()
+        groups = [{"params": [one], "name": name} for name, one in model.named_parameters() if name != frozen]
+        for group, name in zip(groups, names, strict=False):
+            group["name"] = name
+        return model, kind(groups, lr=0.1)
+
+    Checkpointer(*setup(), save_dir=tmp_path).save("model_0000003")
+    Checkpointer(*setup(), save_dir=tmp_path).load()
+    path = tmp_path / "model_0000003.pth"
+    with pytest.raises(
+        CheckpointError, match=f"cannot go on from {path}: .*{message}.* --resume none MODEL.WEIGHT {path}"
+    ):
+        Checkpointer(*setup(**change), save_dir=tmp_path).load()
