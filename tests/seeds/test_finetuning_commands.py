@@ -35,6 +35,15 @@ FULL = ("full", "SOLVER.WEIGHT_DECAY 0.05")
 PROMPT = ("language_prompt_v2", "SOLVER.BASE_LR 0.05 SOLVER.WEIGHT_DECAY 0.25")
 
 
+def run_here(command: str, setting: Setting, monkeypatch) -> dict:
+    """results.json of a command of tools/finetune.py, run in this process."""
+    monkeypatch.setenv("DATASET", str(setting.folder))
+    monkeypatch.chdir(REPOSITORY)
+    words = shlex.split(command)
+    assert load_tool("finetune").main(words[words.index("tools/finetune.py") + 1 :] + setting.sizes) == 0
+    return json.loads((setting.folder / "out/results.json").read_text())
+
+
 class TuningSetting(Setting):
     """COCO's layout with three pictures and three categories below the data root, and small sizes."""
 
@@ -83,10 +92,16 @@ def test_few_shot(tmp_path):
     assert re.search(r"\| +3 +\| +validation \(best\) +\|", log)
 
 
-def test_prompt_tuning(tmp_path):
-    """Row 81: of the whole model the prompt alone changes."""
+@pytest.mark.parametrize("processes", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_prompt_tuning(tmp_path, monkeypatch, processes):
+    """Row 81: of the whole model the prompt alone changes. With 0 the program runs here, without its launcher."""
     setting = TuningSetting(tmp_path)
-    results = setting.run(*PROMPT, "3_1_4")
+    if processes:
+        results = setting.run(*PROMPT, "3_1_4", processes=processes)
+    else:
+        mode, rates = PROMPT
+        command = COMMON.format(weight=setting.weight, port=0, processes=1, mode=mode, rates=rates, shots="3_1_4")
+        results = run_here(command, setting, monkeypatch)
     assert setting.changed("model_best.pth") == {"rpn.tunable_linear.weight"}
     table = read_checkpoint(tmp_path / "out/ft_task_1/model_final.pth")["model"]["rpn.tunable_linear.weight"]
     assert table.shape == (1000, 16) and 0 < table[:48].abs().max() < 1 and not table[48:].any()
@@ -144,13 +159,9 @@ def odinw(tmp_path, monkeypatch):
                 if entry["image_id"] in {image["id"] for image in few["images"]}
             ]
             (folder / f"fewshot_{prefix}_shot3_seed{seed}.json").write_text(json.dumps(few))
-    monkeypatch.setenv("DATASET", str(tmp_path))
-    monkeypatch.chdir(REPOSITORY)
 
     def run(flags: str, tasks: str = "configs/odinw_35/pothole.yaml") -> dict:
-        words = shlex.split(ODINW.format(weight=setting.weight, flags=flags, tasks=tasks))[1:]
-        assert load_tool("finetune").main(words + setting.sizes) == 0
-        return json.loads((tmp_path / "out/results.json").read_text())
+        return run_here(ODINW.format(weight=setting.weight, flags=flags, tasks=tasks), setting, monkeypatch)
 
     return run
 
@@ -184,6 +195,7 @@ def test_prepared_splits_of_odinw(odinw, tmp_path):
         assert re.search(rf"Dataset train_3_{seed}_grounding: {pictures} items", (tmp_path / "out/log.txt").read_text())
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_task_are_evaluated_by_eval_all(odinw, tmp_path):
     odinw("--skip-test")
     folder = tmp_path / "out/ft_task_1"
