@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
@@ -176,7 +177,16 @@ def _training_sampler(cfg, dataset: Dataset, num_replicas: int, rank: int) -> Sa
         shuffle=True,
         use_random=use_random,
         seed=cfg.SOLVER.SEED,
+        draw_seed=_equal_random_seed,
     )
+
+
+def _equal_random_seed() -> int:
+    """A seed that all processes draw alike without a word: SeededBatchSampler gives them the same random numbers.
+
+    They cannot talk here, as they do not begin a pass together where they have different numbers of full batches.
+    """
+    return int(np.random.randint(2**31))
 
 
 def _test_loader(cfg, dataset: Dataset, is_distributed: bool, num_replicas: int | None, rank: int | None):

@@ -10,6 +10,7 @@ from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import aspect_ratio_groups, build_datasets, dataset_names, make_data_loader
 from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.utils import comm
 
 
 @pytest.fixture
@@ -49,6 +50,19 @@ def test_training_loader_mixes_detection_and_grounding(cfg):
     )
     texts = {text for batch in batches for targets in [batch[1]] for text in (t.get_field("caption") for t in targets)}
     assert "a small dog" in texts and any(". " in text for text in texts)
+
+
+def test_processes_do_not_talk_while_they_load(cfg, monkeypatch):
+    """They begin a pass at different iterations where one has fewer full batches; a talk would meet another one."""
+    monkeypatch.setattr(comm, "broadcast_object", lambda *_: pytest.fail("another process is asked"))
+    cfg.DATALOADER.USE_RANDOM_SEED = True
+    cfg.DATASETS.GENERAL_COPY = 3
+    orders = [
+        [batch for loader in [make_data_loader(cfg, num_replicas=2, rank=rank)] for batch in loader.batch_sampler]
+        for rank in (0, 1)
+    ]
+    first_pass = [[key.index for batch in order[:3] for key in batch] for order in orders]
+    assert not set(first_pass[0]) & set(first_pass[1]), "parts of one permutation"
 
 
 def test_order_repeats_and_starts_in_the_middle(cfg):

@@ -74,8 +74,9 @@ def test_every_item_comes_once_and_in_batches_of_one_group():
     assert all(len({groups[index] for index in batch}) == 1 for batch in batches)
 
 
-def test_repeated_items_stay():
-    assert list(GroupedBatchSampler(Order([2, 2, 0]), [0, 0, 0], 2)) == [[2, 2], [0]]
+def test_repeated_items_come_once():
+    assert list(GroupedBatchSampler(Order([2, 2, 0]), [0, 0, 0], 2)) == [[2, 0]]
+    assert list(GroupedBatchSampler(Order([3, 1, 0, 3, 2]), [0, 0, 0, 0], 2)) == [[1, 0], [3, 2]]
 
 
 def test_len_counts_the_pass_that_comes_next():

@@ -1,6 +1,6 @@
 """Shares a dataset out among processes."""
 
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 
 import torch
 from torch.utils.data import Sampler
@@ -19,6 +19,7 @@ class DistributedSampler(Sampler[int]):
         num_replicas, rank: number of processes and index of this one; by default those of the process group.
         shuffle: permute; otherwise the slices are cut from the dataset's order.
         use_random: draw each pass's seed anew, the same on all processes, instead of using the epoch number.
+        draw_seed: what draws it; by default the first process does, and tells the others, who begin a pass together.
         seed: of the permutations; with 0 they are the original's, which depend on the epoch alone.
     Raises: ValueError for an empty dataset or a rank outside [0, num_replicas).
     """
@@ -31,6 +32,7 @@ class DistributedSampler(Sampler[int]):
         shuffle: bool = True,
         use_random: bool = False,
         seed: int = 0,
+        draw_seed: Callable[[], int] = comm.shared_random_seed,
     ) -> None:
         self.dataset = dataset
         self.num_replicas = comm.get_world_size() if num_replicas is None else num_replicas
@@ -42,6 +44,7 @@ class DistributedSampler(Sampler[int]):
         self.shuffle = shuffle
         self.use_random = use_random
         self.seed = seed
+        self.draw_seed = draw_seed
         self.epoch = 0
         self.num_samples = -(-len(dataset) // self.num_replicas)  # rounded up
         self.total_size = self.num_samples * self.num_replicas
@@ -49,7 +52,7 @@ class DistributedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         size = len(self.dataset)
         if self.shuffle:
-            seed = comm.shared_random_seed() if self.use_random else self.epoch + self.seed * _SEED_STEP
+            seed = self.draw_seed() if self.use_random else self.epoch + self.seed * _SEED_STEP
             order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
         else:
             order = list(range(size))

@@ -11,6 +11,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
     Example: order [3, 1, 4, 0, 5, 2, 6], groups [0, 1, 0, 0, 1, 0, 1] and batches of 2 give
     [[3, 0], [1, 4], [5, 2], [6]].
 
+    An item that the sampler yields several times comes once, at its last place, as in the original.
+
     Args:
         sampler: yields dataset indices; drawn once for each pass.
         group_ids: group of every dataset index.
@@ -32,7 +34,8 @@ class GroupedBatchSampler(Sampler[list[int]]):
     def _draw_batches(self) -> list[list[int]]:
         open_batches: dict[int, list[int]] = {}
         batches: list[list[int]] = []  # in the order of their first items, as each is entered when it begins
-        for index in self.sampler:
+        last_places = reversed(dict.fromkeys(reversed(list(self.sampler))))
+        for index in last_places:
             group = self.group_ids[index]
             batch = open_batches.get(group)
             if batch is None:
