@@ -146,6 +146,9 @@ def test_prompt_of_an_earlier_tuning_is_gone_on_with(cfg, tmp_path, scores):
     cfg.SOLVER.BASE_LR = 0.0
     fine_tune(cfg, torch.device("cpu"), TuningOptions(skip_test=True))
     assert torch.equal(weights(tmp_path / "second/model_final.pth")["rpn.tunable_linear.weight"], table)
+    cfg.SOLVER.TUNING_HIGHLEVEL_OVERRIDE, cfg.OUTPUT_DIR = "full", str(tmp_path / "third")
+    with pytest.raises(ValueError, match="tunable_linear.weight is a learnt prompt: set .*ADD_LINEAR_LAYER True"):
+        fine_tune(cfg, torch.device("cpu"))
 
 
 def test_stopped_run_goes_on_to_the_same_result(cfg, tmp_path):
