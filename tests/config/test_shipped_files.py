@@ -11,6 +11,7 @@ from maskrcnn_benchmark.config.added_keys import ADDED_KEYS
 OUR_FILES = {
     "configs/coco/val.yaml",
     "configs/pretrain/glip_A_Swin_T_O365_debug.yaml",
+    "configs/pretrain/glip_Swin_T_O365_GoldG_Cap4M.yaml",
     "configs/pretrain/glip_Swin_T_O365_mixedgrounding.yaml",
 }
 GOLDG = "configs/pretrain/glip_Swin_T_O365_GoldG.yaml"
@@ -77,6 +78,15 @@ def test_mixed_grounding_differs_from_goldg_in_data_and_batch():
         "SOLVER.IMS_PER_BATCH",
         "TEST.IMS_PER_BATCH",
     }
+
+
+def test_web_captions_are_added_to_goldg_with_the_keys_of_glip_l():
+    ours, published = merged("configs/pretrain/glip_Swin_T_O365_GoldG_Cap4M.yaml"), merged(GOLDG)
+    large = merged("configs/pretrain/glip_Swin_L.yaml")
+    changed = {name for name in ours if ours[name] != published[name]}
+    assert [*ours["DATASETS.TRAIN"]] == [*published["DATASETS.TRAIN"], "web_captions"]
+    keys = changed - {"DATASETS.REGISTER", "DATASETS.TRAIN"}
+    assert len(keys) == 6 and all(name.startswith("DATASETS.") and ours[name] == large[name] for name in keys)
 
 
 def test_debug_file_keeps_the_architecture_of_glip_a():
