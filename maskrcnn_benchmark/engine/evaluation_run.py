@@ -49,6 +49,7 @@ class EvaluationOptions:
         precision: of the numbers on a GPU.
         weight: what the predictions were made with, for `resume`.
         save_vis: number of pictures of every set to draw.
+        has_fixed_weights: the weights stay as they are between evaluations, see `inference`.
     """
 
     resume: bool = False
@@ -56,6 +57,7 @@ class EvaluationOptions:
     precision: str | None = DEFAULT_PRECISION
     weight: str = ""
     save_vis: int = 0
+    has_fixed_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         logger.info("Command: %s", " ".join(sys.argv))
         logger.info("Processes: %d; PyTorch %s; device %s", comm.get_world_size(), torch.__version__, device)
         options = EvaluationOptions(
-            args.resume, args.skip_missing, args.precision, weight or cfg.MODEL.WEIGHT, args.save_vis
+            args.resume, args.skip_missing, args.precision, weight or cfg.MODEL.WEIGHT, args.save_vis, True
         )
         evaluate_tasks(
             tasks, TaskModel(cfg, weight, device, args.precision), log_dir if cfg.OUTPUT_DIR else None, options
@@ -212,6 +214,7 @@ def evaluate_task(
             resume=options.resume,
             description={"weight": options.weight},
             save_vis=options.save_vis,
+            has_fixed_weights=options.has_fixed_weights,
         )
         figures[name] = comm.broadcast_object(figures_of(result))
     return figures

@@ -82,6 +82,7 @@ def inference(
     resume: bool = False,
     description: Mapping[str, Any] | None = None,
     save_vis: int = 0,
+    has_fixed_weights: bool = False,
 ) -> Result | None:
     """Runs a model over a test set and computes its figures; the signature is the historical one.
 
@@ -97,11 +98,15 @@ def inference(
         box_only: measure the recall of boxes whatever their class; the result is (COCOResults, list of BoxLists).
         description: what the predictions depend on beside cfg, such as the weights; asked of a folder to resume.
         save_vis: number of pictures to draw with what was found and what is there, in the folder vis.
+        has_fixed_weights: the weights are those of the last call, so that a model in evaluation mode keeps what it
+            prepared and recorded for a GPU.
     Raises: ValueError for another task or kind of evaluation, and when a picture of the set was not evaluated.
     """
     if tuple(iou_types) != ("bbox",) or visualizer is not None:
         raise ValueError(f"iou_types={tuple(iou_types)}, visualizer={visualizer}: only boxes are evaluated")
-    model = unwrap_model(model).eval()
+    model = unwrap_model(model)
+    if model.training or not has_fixed_weights:
+        model.eval()
     dataset = plain_dataset(data_loader)
     task = task_of(cfg, model)
     with _folder_for(output_folder) as folder:

@@ -15,6 +15,7 @@ from maskrcnn_benchmark.cli.console import BAD_INPUT, report_errors
 from maskrcnn_benchmark.cli.main import main as glip
 from maskrcnn_benchmark.cli.tools import run_evaluation
 from maskrcnn_benchmark.config import default_config
+from maskrcnn_benchmark.engine import evaluation_run
 from maskrcnn_benchmark.engine import inference as inference_module
 from maskrcnn_benchmark.engine.evaluation_run import task_configurations
 from maskrcnn_benchmark.engine.prediction_store import PATTERN
@@ -72,6 +73,21 @@ def test_tasks_with_equal_names_keep_their_results_apart(place):
     assert list(summary["tasks"]) == ["few", "other", "layers"]
     assert summary["median"] == sorted(entry["AP"] for entry in summary["tasks"].values())[1]
     assert "| mean" in log and (folder(place, "few/val") / "report.html").is_file()
+
+
+def test_tasks_keep_what_was_prepared_for_the_gpu(place, monkeypatch):
+    forgotten: list[Path] = []
+    inference = evaluation_run.inference
+
+    def watched_inference(model, *args, **kwargs):
+        with monkeypatch.context() as patch:
+            patch.setattr(model.acceleration, "forget", lambda: forgotten.append(kwargs["output_folder"]))
+            return inference(model, *args, **kwargs)
+
+    monkeypatch.setattr(evaluation_run, "inference", watched_inference)
+    tasks = [write_task(place, name, "") for name in ("one", "two")]
+    assert evaluate(place, "--task_config", ",".join(map(str, tasks))) == 0
+    assert not forgotten
 
 
 def test_collections_stand_for_their_files(monkeypatch):
