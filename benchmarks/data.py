@@ -20,7 +20,7 @@ from statistics import median
 
 import numpy as np
 import torch
-from measure import ROOT, Timing, machine
+from measure import ROOT, Timing, machine, show
 from PIL import Image
 from tqdm import tqdm
 
@@ -240,22 +240,14 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=40, help="texts, and batches of the loader, that are timed")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     args = parser.parse_args()
-    lines = [machine(CPU)]
     parts = {
         "caption": lambda: caption_rows(args.runs),
         "loader": lambda: loader_rows(args.workers, args.runs),
         "memory": lambda: memory_rows(args.images, args.boxes, args.memory_workers),
     }
-    sys.stdout.write(f"{lines[0]}\n")
-    for name, rows in parts.items():
-        if args.only is not None and name not in args.only:
-            continue
-        for line in itertools.chain(["", f"## Data: {name}", ""], rows()):
-            lines.append(line)
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()
-    if args.output:
-        args.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    wanted = {name: part for name, part in parts.items() if args.only is None or name in args.only}
+    tables = (itertools.chain(["", f"## Data: {name}", ""], rows()) for name, rows in wanted.items())
+    show(itertools.chain([machine(CPU)], *tables), args.output)
     return 0
 
 

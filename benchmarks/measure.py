@@ -2,8 +2,9 @@
 
 import platform
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -49,6 +50,17 @@ def synchronise(device: torch.device) -> None:
     """Waits for the work that was given to a GPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def show(lines: Iterable[str], output: Path | None) -> None:
+    """Writes lines to the standard output as they come, and all that there are to a file."""
+    shown: list[str] = []
+    for line in lines:
+        shown.append(line)
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+        if output:
+            output.write_text("\n".join(shown) + "\n", encoding="utf-8")
 
 
 def machine(device: torch.device) -> str:
