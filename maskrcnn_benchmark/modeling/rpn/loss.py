@@ -113,6 +113,7 @@ class ATSSLossComputation(nn.Module):
         self.box_coder = box_coder
         self.weights = weights or LossWeights()
         self.cls_loss_func = SigmoidFocalLoss(gamma, alpha)
+        self.centerness_loss_func = nn.BCEWithLogitsLoss(reduction="none")
         self.token_loss_func = TokenSigmoidFocalLoss(token_alpha, token_gamma)
         self.topk = topk
         self.use_classification = use_classification
@@ -177,7 +178,7 @@ class ATSSLossComputation(nn.Module):
             counts = positives.is_real.float()
             reg_weight = torch.where(weight.sum() > 0, weight, counts)
             loss_reg = (giou_losses(predicted, boxes) * reg_weight).sum() / sum_weights
-            loss_centerness = F.binary_cross_entropy_with_logits(center_logits, weight, counts, reduction="sum")
+            loss_centerness = (self.centerness_loss_func(center_logits, weight) * counts).sum()
             loss_cls = codes.new_zeros(())
             if self.use_classification:
                 loss_cls = self._classification_loss(box_cls, sizes, assigned.labels) / num_positives
