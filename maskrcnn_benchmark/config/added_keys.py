@@ -88,6 +88,12 @@ ADDED_KEYS: tuple[AddedKey, ...] = (
         'Number format of mixed precision under SOLVER.USE_AMP: "float16" (with loss scaling) or "bfloat16".',
     ),
     AddedKey(
+        "SOLVER.CACHE_FEATURES",
+        "",
+        "Folder in which the features of training pictures are kept, so that a frozen image encoder makes them once. "
+        "Without augmentation only; 11 MB for a picture of 800x1344 in half precision.",
+    ),
+    AddedKey(
         "SOLVER.COSINE_EXACT_END",
         False,
         "Let the cosine of SOLVER.USE_COSINE end at MIN_LR; the original's ends above it, as the warm-up delays it.",

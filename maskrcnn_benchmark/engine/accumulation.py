@@ -53,7 +53,11 @@ class TrainingBatch(NamedTuple):
             rows = slice(sum(boxes[:first]), sum(boxes[: first + size]))
             parts.append(
                 TrainingBatch(
-                    ImageList(self.images.tensors[chosen], self.images.image_sizes[chosen]),
+                    ImageList(
+                        self.images.tensors[chosen],
+                        self.images.image_sizes[chosen],
+                        None if self.images.names is None else self.images.names[chosen],
+                    ),
                     self.targets[chosen],
                     self.captions[chosen],
                     None if self.positive_map is None else self.positive_map[rows],

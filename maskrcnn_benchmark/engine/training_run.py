@@ -16,6 +16,7 @@ from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config, try_to_find
 from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.engine.feature_cache import cache_features
 from maskrcnn_benchmark.engine.launch import (
     local_rank_of,
     process_group,
@@ -156,6 +157,7 @@ def run_training(
     model = build_detection_model(cfg).to(device).train()  # its parts freeze now, before anything counts parameters
     record_steps(model, cfg)
     data_loader, val_data_loader = make(cfg)
+    data_loader = cache_features(cfg, model, data_loader)
     save_config(cfg, os.path.join(cfg.OUTPUT_DIR, "config.yml"))
     model, trained, ema_module = distribute(
         model, device, ParallelOptions.from_config(cfg), with_average=cfg.SOLVER.MODEL_EMA > 0

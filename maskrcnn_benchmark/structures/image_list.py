@@ -17,18 +17,20 @@ class ImageList:
     Args:
         tensors: (B, 3, H, W).
         image_sizes: (height, width) of every picture inside the padding; it lies at the top left.
+        names: by which a picture that comes again is known, or None.
     """
 
-    def __init__(self, tensors: Tensor, image_sizes: Sequence[tuple[int, int]]):
+    def __init__(self, tensors: Tensor, image_sizes: Sequence[tuple[int, int]], names: Sequence[str] | None = None):
         self.tensors = tensors
         self.image_sizes = list(image_sizes)
+        self.names = None if names is None else list(names)
 
     def to(self, *args: Any, **kwargs: Any) -> ImageList:
         """The batch on another device or in another dtype (arguments of ``Tensor.to``)."""
-        return ImageList(self.tensors.to(*args, **kwargs), self.image_sizes)
+        return ImageList(self.tensors.to(*args, **kwargs), self.image_sizes, self.names)
 
     def pin_memory(self) -> ImageList:
-        return ImageList(self.tensors.pin_memory(), self.image_sizes)
+        return ImageList(self.tensors.pin_memory(), self.image_sizes, self.names)
 
     def __len__(self) -> int:
         return len(self.image_sizes)

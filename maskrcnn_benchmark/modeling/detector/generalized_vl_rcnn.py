@@ -1,7 +1,7 @@
 """GLIP (arXiv:2112.03857): a detector whose classes are the phrases of a caption."""
 
 import contextlib
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs, why_not_recorded
-from maskrcnn_benchmark.modeling.backbone import build_backbone
+from maskrcnn_benchmark.modeling.backbone import BackboneOutput, build_backbone
 from maskrcnn_benchmark.modeling.freezing import FreezingPlan
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures, build_language_backbone, build_tokenizer
 from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
@@ -29,9 +29,12 @@ from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
 
 from .acceleration import Acceleration
 from .features import FeaturePyramid, RegionWordFeatures
+from .frozen_text import TextMemory
 from .many_texts import maps_of_texts, repeat_outputs, texts_at_a_time
 
 LabelToTokens = Mapping[int, Sequence[int]]
+PictureMemory = Callable[[ImageList, Callable[[Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
+"""(pictures with names, what encodes one of them) -> levels: see `engine.feature_cache`."""
 
 TOKEN_BUCKET = 16  # accelerated text lengths are multiples of it, so that recordings fit more captions
 
@@ -97,6 +100,9 @@ class GeneralizedVLRCNN(nn.Module):
         self.mlm, self.mlm_only_positives, self.knowledge = mlm, mlm_only_positives, knowledge
         self.acceleration: Acceleration | None = None
         self.training_graphs: TrainingGraphs | None = None
+        self.encoded_graphs: TrainingGraphs | None = None
+        self.text_memory = TextMemory()
+        self.picture_memory: PictureMemory | None = None
         self.register_load_state_dict_post_hook(_forget_acceleration)
         self.freezing.freeze_at_construction(self)
 
@@ -164,6 +170,7 @@ class GeneralizedVLRCNN(nn.Module):
         if reason is not None:
             raise ValueError(f"SOLVER.CUDA_GRAPHS: training cannot be recorded with {reason}")
         self.training_graphs = TrainingGraphs(self, self.raw_predictions) if is_on else None
+        self.encoded_graphs = TrainingGraphs(self, self.predictions_of_encoded) if is_on else None
         return self
 
     def _accelerated(self):
@@ -213,6 +220,16 @@ class GeneralizedVLRCNN(nn.Module):
             text = self.encode_text(different, min_tokens=min_tokens)
             rows = [different.index(caption) for caption in captions]
             return text.rows(to_device(torch.tensor(rows), self.device))
+        if self.remembers_text and not isinstance(captions, str):
+            return self.text_memory(captions, self.device, lambda: self._encode_captions(captions, None, 0))
+        return self._encode_captions(captions, greenlight_map, min_tokens)
+
+    @property
+    def remembers_text(self) -> bool:
+        """Whether training encodes a batch of captions once: the encoder is frozen and the captions are left alone."""
+        return self.training and self.freezing.language and not self.mlm
+
+    def _encode_captions(self, captions: Sequence[str], greenlight_map: Tensor | None, min_tokens: int) -> TextFeatures:
         tokens = self.tokenize(captions, trim=self.text_policy.trim and not self.training, min_tokens=min_tokens)
         ids, labels = tokens.input_ids, None
         if self.mlm and self.training:
@@ -267,9 +284,16 @@ class GeneralizedVLRCNN(nn.Module):
         if accelerated is not None:
             visual, shape = accelerated.encode_images(images.tensors)
             return FeaturePyramid(tuple(x.permute(0, 3, 1, 2) for x in shape.levels(visual)), sizes, visual=visual)
-        with self._plain_numbers():
-            levels, c4, text = self.backbone.encode(images.tensors, text)
+        if self.picture_memory is not None and self.training and images.names is not None:
+            return FeaturePyramid(self.picture_memory(images, lambda one: self._encode_pictures(one).levels), sizes)
+        levels, c4, text = self._encode_pictures(images.tensors, text)
         return FeaturePyramid(levels, sizes, c4, text)
+
+    def _encode_pictures(self, images: Tensor, text: TextFeatures | None = None) -> BackboneOutput:
+        """Normalised images (B, 3, H, W) through the plain backbone, without a graph where it is frozen."""
+        is_frozen = self.freezing.body and self.freezing.fpn and not self.backbone.reads_text
+        with torch.no_grad() if is_frozen else contextlib.nullcontext(), self._plain_numbers():
+            return self.backbone.encode(images, text)
 
     def encode_image(self, images, text: TextFeatures | None = None) -> FeaturePyramid:
         """Images -> features that `detect` takes any number of times.
@@ -387,11 +411,14 @@ class GeneralizedVLRCNN(nn.Module):
 
     def _losses_by_graphs(self, images: ImageList, targets, captions: Sequence[str], positive_map) -> dict[str, Tensor]:
         """The losses of `forward` with the network recorded; see `use_training_graphs`."""
-        tokens = self.tokenize(captions, trim=False)
-        _check_one_text_per_image(tokens.input_ids, len(images))
-        outputs, masks = self.training_graphs(
-            images.tensors, tokens.input_ids, tokens.attention_mask, tokens.special_tokens_mask
-        )
+        if self.remembers_text:
+            outputs, masks = self._predictions_by_encoded_graphs(images, self.encode_text(captions))
+        else:
+            tokens = self.tokenize(captions, trim=False)
+            _check_one_text_per_image(tokens.input_ids, len(images))
+            outputs, masks = self.training_graphs(
+                images.tensors, tokens.input_ids, tokens.attention_mask, tokens.special_tokens_mask
+            )
         anchors = self.rpn.anchor_generator(images, outputs.centerness)  # of the levels only their sizes matter
         return self.rpn.losses(outputs, targets, anchors, captions, positive_map, masks, None)
 
@@ -400,7 +427,31 @@ class GeneralizedVLRCNN(nn.Module):
     ) -> tuple[HeadOutputs, Tensor]:
         """Normalised images (B, 3, H, W), tokens (B, T) -> predictions before loss or selection, text masks."""
         text = self.encode_tokens(input_ids, attention_mask, special_tokens_mask)
-        levels, c4, fused = self.backbone.encode(images, text)
+        levels, c4, fused = self._encode_pictures(images, text)
+        text = fused or text
+        return self.rpn.predict(levels, text, c4), text.masks
+
+    def _predictions_by_encoded_graphs(self, images: ImageList, text: TextFeatures) -> tuple[HeadOutputs, Tensor]:
+        """What `raw_predictions` returns, of encoded text, and of encoded pictures where they are remembered."""
+        _check_one_text_per_image(text, len(images))
+        pictures: tuple[Tensor, ...] = (images.tensors,)
+        if self.picture_memory is not None and images.names is not None:
+            pictures = self.encode_images(images).levels
+        aggregate = () if text.aggregate is None else (text.aggregate,)
+        return self.encoded_graphs(text.hidden, text.embedded, text.masks, *pictures, *aggregate)
+
+    def predictions_of_encoded(
+        self, hidden: Tensor, embedded: Tensor, masks: Tensor, *others: Tensor
+    ) -> tuple[HeadOutputs, Tensor]:
+        """Text features and, in `others`, pictures (B, 3, H, W) or all of their levels (B, C, H_l, W_l), then the
+        aggregate (B, D) of the text where it has one -> predictions before loss or selection, text masks.
+        """
+        aggregate = others[-1] if others[-1].dim() == 2 else None
+        pictures = [picture for picture in others if picture.dim() == 4]
+        text = TextFeatures(aggregate, embedded, masks, hidden)
+        if len(pictures) > 1:
+            return self.rpn.predict(tuple(pictures), text, None), masks
+        levels, c4, fused = self._encode_pictures(pictures[0], text)
         text = fused or text
         return self.rpn.predict(levels, text, c4), text.masks
 
@@ -434,6 +485,7 @@ class GeneralizedVLRCNN(nn.Module):
 
 
 def _forget_acceleration(model: GeneralizedVLRCNN, *_) -> None:
+    model.text_memory.clear()
     if model.acceleration is not None:
         model.acceleration.forget()
 
