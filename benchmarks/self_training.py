@@ -6,7 +6,8 @@ Two students, equal in everything else (weights at the start, steps, batch, sche
 `few` on the labelled scenes, `both` on these and on the pseudo-labels that the teacher gives the others. Then both are
 measured on validation scenes (COCO AP with all kinds as prompt) and a table is printed. `--teacher few` lets the first
 student label. Every step leaves its result in the folder, so the same command goes on where it stopped, and
-`--max-minutes` cuts a long run into short ones. In a minute or two on a CPU:
+`--max-minutes` cuts a long run into short ones. One H200 needs about half a second per step and pass of training, so that
+several GPUs (`--processes`) are welcome. In a minute or two on a CPU:
 
     python benchmarks/self_training.py --work /tmp/tiny --labelled 8 --unlabelled 16 --val 4 --iterations 2 \\
         --batch-size 2 --size 128 --workers 0
@@ -56,11 +57,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--captions", nargs="+", choices=CAPTIONS, default=["names", "sentence"], help="(%(default)s)")
     parser.add_argument("--teacher", default="glip_nano", help="a model, or 'few' for the first student (%(default)s)")
     parser.add_argument("--threshold", type=float, default=0.5, help="of the teacher's scores (%(default)s)")
-    parser.add_argument("--iterations", type=count, default=1500, metavar="N", help="of each student (%(default)s)")
+    parser.add_argument("--iterations", type=count, default=2000, metavar="N", help="of each student (%(default)s)")
     parser.add_argument("--batch-size", type=count, default=64, metavar="N", help="of training (%(default)s)")
     parser.add_argument("--copies", type=count, default=3, metavar="N", help="of the labels among both (%(default)s)")
     parser.add_argument("--size", type=count, default=480, metavar="N", help="shorter side of pictures (%(default)s)")
-    parser.add_argument("--processes", type=count, default=1, metavar="N", help="that train and label (%(default)s)")
+    parser.add_argument("--processes", type=count, default=1, metavar="N", help="that train (%(default)s)")
+    parser.add_argument(
+        "--label-processes", type=count, default=4 if torch.cuda.is_available() else 1, metavar="N",
+        help="that label; they share the first GPU (%(default)s)",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=min(processors(), 14), metavar="N", help="of the loader")
     parser.add_argument("--max-minutes", type=float, metavar="M", help="train no longer; the same command goes on")
     return parser.parse_args(argv)
@@ -84,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_arguments(args: argparse.Namespace) -> None:
     """Notes what the folder was made with. Raises: CommandError if that was something else."""
-    passing = ("work", "max_minutes", "processes", "workers")
+    passing = ("work", "max_minutes", "processes", "label_processes", "workers")
     wanted = {name: value for name, value in vars(args).items() if name not in passing}
     path = args.work / "arguments.json"
     if path.is_file() and json.loads(path.read_text()) != wanted:
@@ -154,7 +159,7 @@ def train(args: argparse.Namespace, student: str, deadline: float | None) -> boo
             print(f"no time left to train '{student}': run the same command again")
             return False
         words += ["--max-minutes", f"{minutes:.2f}"]
-    run(args, "train_net.py", words)
+    run("train_net.py", words, args.processes)
     final = args.work / student / "model_final.pth"
     if not final.is_file():
         print(f"'{student}' is not finished: run the same command again")
@@ -170,13 +175,14 @@ def label(args: argparse.Namespace) -> None:
         return
     teacher = str(args.work / f"{FEW}_model") if args.teacher == FEW else args.teacher
     words = ["--pairs", str(pairs), "--out", str(out), "--model", teacher, "--threshold", str(args.threshold)]
-    run(args, "pseudo_label.py", [*words, "--batch-size", "16", "--pairs-per-shard", "500"])
+    words += ["--device", "cuda:0" if torch.cuda.is_available() else "cpu"]
+    run("pseudo_label.py", [*words, "--batch-size", "16", "--pairs-per-shard", "500"], args.label_processes)
 
 
-def run(args: argparse.Namespace, tool: str, words: Sequence[str]) -> None:
-    """Runs a tool in as many processes as wanted. Raises: CommandError if it fails."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(args.processes)]
-    launcher = launcher if args.processes > 1 else []
+def run(tool: str, words: Sequence[str], processes: int) -> None:
+    """Runs a tool in so many processes. Raises: CommandError if it fails."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    launcher = launcher if processes > 1 else []
     command = [sys.executable, *launcher, str(ROOT / "tools" / tool), *words]
     code = subprocess.run(command).returncode
     if code:

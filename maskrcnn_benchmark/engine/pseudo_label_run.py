@@ -159,7 +159,7 @@ def _prepare(shards: Sequence[PairShard], out: Path, description: Mapping[str, A
 
 def _check_description(out: Path, description: Mapping[str, Any]) -> None:
     path, wanted = out / DESCRIPTION, json.loads(json.dumps(description))
-    if not path.is_file():
+    if not path.is_file() or not any((out / SHARDS).iterdir()):
         write_complete(path, json.dumps(wanted, indent=2) + "\n")
         return
     found = json.loads(path.read_text(encoding="utf-8"))

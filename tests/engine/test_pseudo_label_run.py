@@ -81,6 +81,13 @@ def test_a_stopped_run_goes_on(tmp_path, monkeypatch):
     assert outcome.total.rows == 5 and contents(out) == contents(tmp_path / "wanted")
 
 
+def test_a_mistake_that_left_no_labels_is_forgotten(tmp_path):
+    path, out = write_json_lines(tmp_path), tmp_path / "out"
+    with pytest.raises(AssertionError, match="there is nothing to do"):
+        run(path, out, description={"model": "a name with a mistake"}, make=no_teacher)
+    assert run(path, out, description={"model": "fake"}).is_complete
+
+
 def test_labels_of_another_kind_are_not_mixed(tmp_path):
     path, out = write_json_lines(tmp_path), tmp_path / "out"
     run(path, out)
