@@ -141,3 +141,11 @@ def test_annotation_file_that_is_not_json_is_named(tmp_path):
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match=r"list\.json is not in COCO format"):
         COCODataset(tmp_path / "list.json", tmp_path, remove_images_without_annotations=False)
+
+
+@pytest.mark.parametrize("box", [[1, 2, 30], [1, 2, 30, 40, 5], ["1", 2, 30, 40], [[1], 2, 30, 40]])
+def test_box_that_is_none_is_named(tmp_path, box):
+    data = dataset(tmp_path)
+    data.coco.imgToAnns[2] = [{"id": 8, "image_id": 2, "category_id": 7, "iscrowd": 0, "bbox": box}]
+    with pytest.raises(ValueError, match="annotation 8 of image 2: .* is no box of four numbers"):
+        data[0]

@@ -182,3 +182,31 @@ def test_box_outside_its_picture_is_dropped_with_its_span(tmp_path, tokenizer):
     target = data[0][1]
     assert len(target) == 1 and target.get_field("tokens_positive") == [[[0, 11]]]
     assert target.get_field("positive_map").shape == (1, 256)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda content: content["annotations"][1].pop("tokens_positive"),
+            "annotation 2 of image 1 has no tokens_positive",
+        ),
+        (
+            lambda content: [one.pop("tokens_positive") for one in content["annotations"]],
+            "annotation 1 of image 1 has no",
+        ),
+        (lambda content: content["images"][0].pop("caption"), "image 1 of .*broken.json has no caption"),
+        (
+            lambda content: content["annotations"][1].update(bbox=[1, 2, 30]),
+            r"annotation 2 of image 1: \[1, 2, 30\] is no",
+        ),
+        (lambda content: content["annotations"][0].update(bbox=["1", 2, 30, 4]), r"annotation 1 of image 1: \['1', 2"),
+    ],
+)
+def test_what_a_sentence_lacks_is_named(tmp_path, tokenizer, change, message):
+    content = json.loads(write_grounding_toy(tmp_path).read_text())
+    change(content)
+    (tmp_path / "broken.json").write_text(json.dumps(content))
+    data = FlickrDataset(tmp_path, tmp_path / "broken.json", tokenizer=tokenizer, is_train=True)
+    with pytest.raises(ValueError, match=message):
+        data[0]

@@ -137,8 +137,31 @@ class COCODataset(Dataset):
 
 def boxlist_of_annotations(annotations: Sequence[Mapping[str, Any]], image_size: tuple[int, int]) -> BoxList:
     """BoxList (xyxy) of the annotations' xywh boxes; image_size is (width, height)."""
-    boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float32)
-    return BoxList(boxes.reshape(-1, 4), image_size, mode="xywh").convert("xyxy")
+    return BoxList(box_tensor(annotations), image_size, mode="xywh").convert("xyxy")
+
+
+def box_tensor(annotations: Sequence[Mapping[str, Any]]) -> Tensor:
+    """The boxes (N, 4) as the annotations have them.
+
+    Raises: ValueError, with the annotation, for a box that is not made of four numbers.
+    """
+    boxes = [annotation["bbox"] for annotation in annotations]
+    try:
+        tensor = torch.tensor(boxes, dtype=torch.float32).reshape(len(boxes), -1)
+    except (TypeError, ValueError, RuntimeError):
+        tensor = torch.empty(0)
+    if tensor.shape == (len(boxes), 4):
+        return tensor
+    if not boxes:
+        return torch.empty(0, 4)
+    wrong = next((one for one in annotations if not _is_box(one["bbox"])), annotations[0])
+    raise ValueError(
+        f"annotation {wrong.get('id')} of image {wrong.get('image_id')!r}: {wrong['bbox']!r} is no box of four numbers"
+    )
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, Sequence) and len(box) == 4 and all(isinstance(number, int | float) for number in box)
 
 
 def xyxy_of_xywh(boxes: Tensor, image_size: tuple[int, int]) -> Tensor:

@@ -13,7 +13,7 @@ from maskrcnn_benchmark.data.datasets.coco_json import has_valid_annotation, loa
 from maskrcnn_benchmark.data.datasets.directional_caption import transform_with_caption
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.packed_annotations import load_packed_coco_json
-from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
+from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields, without_spans
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.positive_map import create_positive_map
@@ -83,7 +83,7 @@ class GroundingJson(Dataset):
     def __getitem__(self, index: int):
         record = self.get_img_info(index)
         image = read_rgb(self.image_path(record))
-        caption, annotations = record["caption"], self.coco.imgToAnns[self.ids[index]]
+        caption, annotations = self._caption(record), self.coco.imgToAnns[self.ids[index]]
         greenlight_spans = [(0, len(caption))]
         if self.foreign_captions is not None:
             mixed = self.foreign_captions.around(caption, lambda: self._other_caption(record), self.tokenizer)
@@ -101,6 +101,8 @@ class GroundingJson(Dataset):
             },
             box_format="xywh",
         )
+        if self.is_train and "tokens_positive" not in fields:
+            raise without_spans(annotations[0])
         target = BoxList(fields["boxes"], image.size, mode="xyxy")
         target.add_field("labels", fields["labels"])
         if not self.disable_clip_to_image:
@@ -120,7 +122,14 @@ class GroundingJson(Dataset):
             other = self.get_img_info(random.randrange(len(self)))
             if other["file_name"] != record["file_name"]:
                 break
-        return other["caption"]
+        return self._caption(other)
+
+    def _caption(self, record: Mapping[str, Any]) -> str:
+        if "caption" not in record:
+            raise ValueError(
+                f"image {record.get('id')!r} of {self.ann_file} has no caption (classes alone: type grounding)"
+            )
+        return record["caption"]
 
     def _add_record_fields(self, target: BoxList, record: Mapping[str, Any]) -> None:
         """Adds what an evaluation needs: the names of the sentence, and the map of its phrases."""

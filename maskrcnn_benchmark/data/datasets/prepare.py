@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from maskrcnn_benchmark.data.datasets.coco import xyxy_of_xywh
+from maskrcnn_benchmark.data.datasets.coco import box_tensor, xyxy_of_xywh
 from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.transforms.augment import KEPT_BOXES
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -49,7 +49,7 @@ class ConvertCocoPolysToMask:
     def __call__(self, image: Image.Image, target: Mapping[str, Any], box_format: str = "xywh"):
         width, height = image.size
         annotations = [annotation for annotation in target["annotations"] if not is_crowd(annotation)]
-        boxes = torch.tensor([annotation["bbox"] for annotation in annotations], dtype=torch.float32).reshape(-1, 4)
+        boxes = box_tensor(annotations)
         if box_format == "xywh":
             boxes = xyxy_of_xywh(boxes, image.size)
         elif box_format != "xyxy":
@@ -141,10 +141,23 @@ def _column(
 
 
 def _token_spans(annotations: Sequence[Mapping[str, Any]]) -> list[list[Sequence[int]]] | None:
-    """The spans of every box; None where the first annotation has none. `tokens` goes before `tokens_positive`."""
+    """The spans of every box; None where the first annotation has none. `tokens` goes before `tokens_positive`.
+
+    Raises: ValueError where others have none.
+    """
     if not annotations:
         return []
     for key in ("tokens", "tokens_positive"):
         if key in annotations[0]:
+            if missing := [annotation for annotation in annotations if key not in annotation]:
+                raise without_spans(missing[0])
             return [annotation[key] for annotation in annotations]
     return None
+
+
+def without_spans(annotation: Mapping[str, Any]) -> ValueError:
+    """The error of a box that nothing in the caption names."""
+    return ValueError(
+        f"annotation {annotation.get('id')} of image {annotation.get('image_id')!r} has no tokens_positive, the spans "
+        "of the caption that name its box"
+    )
