@@ -152,6 +152,8 @@ def checked_loaders(cfg: CfgNode) -> Loaders:
         write_json(Path(cfg.OUTPUT_DIR, FEW_SHOT_FILE), choices)
     for name, choice in choices.items():
         logger.info("Few-shot data %s: %d pictures, see %s", name, len(choice["image_ids"]), FEW_SHOT_FILE)
+    if cfg.DATASETS.FEW_SHOT > 0 and (others := [name for name in parts if name not in choices]):
+        logger.warning("DATASETS.FEW_SHOT has no effect on %s, which are used whole", ", ".join(others))
     if cfg.SOLVER.WARMUP_ITERS >= cfg.SOLVER.MAX_ITER:
         logger.warning(
             "SOLVER.WARMUP_ITERS %d of %d iterations: the learning rate does not reach SOLVER.BASE_LR%s",

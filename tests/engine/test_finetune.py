@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from data_files import write_grounding_toy
 from nested_equality import assert_equal
 from tiny_detector import make_text_folder, tiny_config
 from tuning_data import write_task
 
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.engine import inference
 from maskrcnn_benchmark.engine.finetune import TuningOptions, fine_tune
 from maskrcnn_benchmark.engine.training_run import RunOptions
@@ -127,6 +129,16 @@ def test_weights_without_training(cfg, tmp_path, caplog):
     assert result.checkpoint == cfg.MODEL.WEIGHT and list(result.test) == ["val"] and result.history == []
     assert "model_best.pth is not there" in caplog.text
     assert not list((tmp_path / "out").glob("*.pth"))
+
+
+def test_captions_have_no_few_shot(cfg, tmp_path, caplog, scores):
+    scores([0.1])
+    entry = {"type": "modulated", "img_dir": str(tmp_path), "ann_file": str(write_grounding_toy(tmp_path))}
+    cfg.DATASETS.REGISTER["words"] = CfgNode(entry)
+    cfg.DATASETS.TRAIN, cfg.SOLVER.MAX_EPOCH = ("train", "words"), 1
+    fine_tune(cfg, torch.device("cpu"), TuningOptions(skip_test=True))
+    assert "DATASETS.FEW_SHOT has no effect on words, which are used whole" in caplog.text
+    assert list(json.loads((tmp_path / "out/few_shot_images.json").read_text())) == ["train"]
 
 
 def test_nothing_to_test_on(cfg, scores):

@@ -183,3 +183,13 @@ def test_long_warm_up_is_told(tune, caplog):
 def test_flags_that_mean_nothing(tune):
     with pytest.raises(ValueError, match="--max-minutes 0: give a positive number"):
         tune("--max-minutes", "0")
+
+
+def test_fewer_pictures_than_a_batch(tune):
+    with pytest.raises(ValueError, match="yields no batch of 8: .*Use a smaller batch, fewer processes or more copies"):
+        tune(SHOTS, "1_20_1", "SOLVER.IMS_PER_BATCH", "8")
+
+
+def test_names_that_other_projects_import(tool):
+    names = ("train", "test", "tuning_highlevel_override", "report_freeze_options")
+    assert all(callable(getattr(tool, name)) for name in names)
