@@ -6,8 +6,8 @@ Two students, equal in everything else (weights at the start, steps, batch, sche
 `few` on the labelled scenes, `both` on these and on the pseudo-labels that the teacher gives the others. Then both are
 measured on validation scenes (COCO AP with all kinds as prompt) and a table is printed. `--teacher few` lets the first
 student label. Every step leaves its result in the folder, so the same command goes on where it stopped, and
-`--max-minutes` cuts a long run into short ones. One H200 needs about half a second per step and pass of training, so that
-several GPUs (`--processes`) are welcome. In a minute or two on a CPU:
+`--max-minutes` cuts a long run into short ones. A step of 64 pictures takes an H200 half a second, so several GPUs
+(`--processes`) are welcome. In a minute or two on a CPU:
 
     python benchmarks/self_training.py --work /tmp/tiny --labelled 8 --unlabelled 16 --val 4 --iterations 2 \\
         --batch-size 2 --size 128 --workers 0

@@ -47,14 +47,17 @@ def read_caption_record(label: Mapping[str, Any], version: str = "v1") -> Captio
     In format v1 the lists have an entry per box. In v2 they have an entry per phrase: `bboxes[e]` and `scores[e]` are
     the lists of its boxes, and `tokens_positive[e]` its spans, which each of its boxes gets.
 
-    Raises: ValueError for an unknown format, and for lists of different lengths.
+    Raises: ValueError for an unknown format, for labels in the other one, and for lists of different lengths.
     """
     if version not in FORMATS:
         raise ValueError(f"DATASETS.CAPTION_FORMAT_VERSION={version!r}: known formats are {', '.join(FORMATS)}")
     boxes, spans = list(label["bboxes"]), list(label["tokens_positive"])
-    if version == "v1" and any(isinstance(box, Sequence) and box and isinstance(box[0], Sequence) for box in boxes):
+    is_grouped = any(isinstance(entry, Sequence) for box in boxes if isinstance(box, Sequence) for entry in box[:1])
+    if is_grouped != (version == "v2") and any(boxes):
+        form = "grouped by phrase" if is_grouped else "not grouped by phrase"
         raise ValueError(
-            f"caption {label['caption'][:80]!r}: boxes are grouped by phrase; set DATASETS.CAPTION_FORMAT_VERSION v2"
+            f"caption {label['caption'][:80]!r}: its boxes are {form}; "
+            f"set DATASETS.CAPTION_FORMAT_VERSION {'v2' if is_grouped else 'v1'}"
         )
     scores = list(label["scores"]) if "scores" in label else None
     lengths = [len(boxes), len(spans), len(boxes if scores is None else scores)]

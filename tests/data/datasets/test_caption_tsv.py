@@ -175,10 +175,13 @@ def test_labels_are_read_as_they_were_written(version):
     assert read == record.select(order)
 
 
-def test_boxes_by_phrase_are_not_read_as_boxes():
-    label = caption_label(CaptionRecord("two cats", [CAT, DOG], [[[0, 8]]] * 2, [0.9, 0.8]), (100, 80), "v2")
-    with pytest.raises(ValueError, match="'two cats': boxes are grouped by phrase; .*CAPTION_FORMAT_VERSION v2"):
-        read_caption_record(label, "v1")
+@pytest.mark.parametrize(("written", "read"), [("v1", "v2"), ("v2", "v1")])
+def test_labels_in_the_other_format_are_named(written, read):
+    label = caption_label(CaptionRecord("two cats", [CAT, DOG], [[[0, 8]]] * 2, [0.9, 0.8]), (100, 80), written)
+    with pytest.raises(ValueError, match=f"'two cats': its boxes are .*grouped .*CAPTION_FORMAT_VERSION {written}"):
+        read_caption_record(label, read)
+    nothing = caption_label(CaptionRecord("", [], [], []), (100, 80), written)
+    assert read_caption_record(nothing, read).boxes == []
 
 
 def test_questions(tmp_path, tokenizer):
