@@ -25,6 +25,10 @@ from maskrcnn_benchmark.utils.weight_files import (
 )
 
 TAG_FILE = "last_checkpoint"
+SCHEDULE_SETTINGS = (
+    *("milestones", "max_iters", "gamma", "factor", "patience", "eta_min", "min_lrs", "base_lrs"),
+    *("warmup_factor", "warmup_iters", "warmup_method"),
+)
 
 
 class Checkpointer:
@@ -151,11 +155,13 @@ class Checkpointer:
         if self.scheduler is not None and "scheduler" in checkpoint:
             self.logger.info("Restoring the scheduler")
             states = checkpoint["scheduler"]
-            if isinstance(self.scheduler, Sequence):
-                for scheduler, state in zip(self.scheduler, states, strict=True):
-                    scheduler.load_state_dict(state)
-            else:
-                self.scheduler.load_state_dict(states)
+            is_list = isinstance(self.scheduler, Sequence)
+            for scheduler, state in zip(
+                self.scheduler if is_list else [self.scheduler], states if is_list else [states], strict=True
+            ):
+                if kept := ", ".join(_other_settings(scheduler.state_dict(), state)):
+                    self.logger.warning("The schedule of the checkpoint goes on, not that of this run: %s", kept)
+                scheduler.load_state_dict(state)
 
     def _others(self, path: Path) -> list[Path]:
         """The checkpoints beside one of ``save_dir``, the newest at the end."""
@@ -206,6 +212,15 @@ class DetectronCheckpointer(Checkpointer):
         if str(f).startswith(CATALOG_SCHEME):
             f = load_catalog(self.paths_catalog).ModelCatalog.get(str(f).removeprefix(CATALOG_SCHEME))
         return read_checkpoint(resolve_weights(f), trust=trust)
+
+
+def _other_settings(own: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]:
+    """How the settings of a stored schedule differ from those of this run: ["max_iters 90 (this run: 100)", ...]."""
+    return [
+        f"{name} {stored[name]} (this run: {own[name]})" if name != "base_lrs" else "base rates"
+        for name in SCHEDULE_SETTINGS
+        if name in own and name in stored and own[name] != stored[name]
+    ]
 
 
 def read_tag(tag: Path) -> Path:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
+from maskrcnn_benchmark.solver import WarmupMultiStepLR
 from maskrcnn_benchmark.solver.optimizer import MergedAdamW, MergedSGD
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer, DetectronCheckpointer
 from maskrcnn_benchmark.utils.weight_files import CheckpointError
@@ -261,3 +262,24 @@ def test_a_state_of_another_optimizer_is_refused(tmp_path, change, message):
         CheckpointError, match=f"cannot go on from {path}: .*{message}.* --resume none MODEL.WEIGHT {path}"
     ):
         Checkpointer(*setup(**change), save_dir=tmp_path).load()
+
+
+def test_a_schedule_that_is_not_the_configured_one_is_announced(tmp_path, caplog):
+    model, optimizer, _ = trained_setup()
+
+    def load(**settings):
+        scheduler = WarmupMultiStepLR(optimizer, **{"milestones": [4, 8], "gamma": 0.1, "warmup_iters": 0, **settings})
+        checkpointer = Checkpointer(model, optimizer, scheduler, tmp_path)
+        if not checkpointer.has_checkpoint():
+            checkpointer.save("model_0000003")
+        caplog.clear()
+        checkpointer.load()
+        return scheduler, [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+    load()
+    assert load()[1] == []
+    scheduler, messages = load(milestones=[6, 9], gamma=0.5)
+    assert scheduler.milestones == [4, 8] and messages == [
+        "The schedule of the checkpoint goes on, not that of this run: "
+        "milestones [4, 8] (this run: [6, 9]), gamma 0.1 (this run: 0.5)"
+    ]
