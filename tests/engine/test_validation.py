@@ -1,10 +1,13 @@
 """Validation while training: the best weights are kept, and training ends when it is of no more use."""
 
 import logging
+import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from nested_equality import assert_equal
 from torch import nn
 from toy_training import toy_trainer
 
@@ -146,3 +149,23 @@ def test_history_survives_a_checkpoint():
     assert resumed.history == [(2, {"AP": 0.2}), (4, {"AP": 0.1}), (6, {"AP": 0.3})]
     resumed.load_state_dict({key: value for key, value in first.state_dict().items() if key != "history"})
     assert resumed.history == [], "of a checkpoint that has none"
+
+
+def test_sigterm_while_a_model_is_measured_saves_what_was_trained(tmp_path):
+    """The figures count as well: the run goes on behind them, to the end of one that nobody stopped."""
+
+    def measured(folder: Path, *, is_stopped: bool = False, **options) -> bool:
+        def evaluate(model: nn.Module) -> dict[str, float]:
+            if is_stopped and len(validation.history) == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return {"AP": float(model.box.weight.sum())}
+
+        validation = Validation(evaluate)
+        return toy_trainer(folder, 8, checkpoint_period=3, ema_decay=0.5, validation=validation, **options).train()
+
+    assert measured(tmp_path / "whole")
+    assert not measured(tmp_path / "parts", is_stopped=True)
+    stopped = read_checkpoint(tmp_path / "parts" / (tmp_path / "parts" / "last_checkpoint").read_text())
+    assert stopped["iteration"] == 7 and [iteration for iteration, _ in stopped["validation"]["history"]] == [3, 6]
+    assert measured(tmp_path / "parts", resume=True)
+    assert_equal(*(read_checkpoint(tmp_path / name / "model_final.pth") for name in ("whole", "parts")))
