@@ -14,6 +14,7 @@ from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import dataset_names, make_data_loader
+from maskrcnn_benchmark.data.datasets.coco_json import check_records
 from maskrcnn_benchmark.data.picture_files import describe_missing, missing_pictures
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 from maskrcnn_benchmark.engine.dataset_figures import figures_of
@@ -191,12 +192,14 @@ def evaluate_task(
 
     Args:
         folder: each set has a folder of its name in it; None writes nothing.
-    Raises: FileNotFoundError for pictures that are not there, unless they are to be skipped.
+    Raises: FileNotFoundError for pictures that are not there, unless they are to be skipped; ValueError for annotations
+        that cannot be evaluated.
     """
     figures: Figures = {}
     names = dataset_names(cfg, is_train=False)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
     for name, loader in zip(names, loaders, strict=True):
+        _check_annotations(name, loader)
         _check_pictures(name, loader, options.skip_missing)
         target = None if folder is None else folder / name
         if target is not None:
@@ -218,6 +221,17 @@ def evaluate_task(
         )
         figures[name] = comm.broadcast_object(figures_of(result))
     return figures
+
+
+def _check_annotations(name: str, loader) -> None:
+    """Looks at the annotations of a test set before any time goes into it."""
+    coco = getattr(loader.dataset, "coco", None)
+    if coco is None:
+        return
+    try:
+        check_records(coco)
+    except ValueError as error:
+        raise ValueError(f"test set {name}: {error}") from error
 
 
 def _check_pictures(name: str, loader, skip_missing: bool) -> None:

@@ -199,7 +199,12 @@ def _quoted(text: str) -> str:
 
 
 def _complete(ground_truth: COCO) -> None:
-    """Gives annotations what pycocotools asks for: `iscrowd` (not a crowd) and `area` (of the box)."""
+    """Gives annotations what pycocotools asks for: `iscrowd` (not a crowd) and `area` (of the box).
+
+    Warns of an annotation with id 0: pycocotools takes 0 for "found nothing".
+    """
+    if 0 in ground_truth.anns:
+        logger.warning("an annotation has the id 0: pycocotools counts its detection as wrong; number them from 1")
     for annotation in ground_truth.dataset.get("annotations", []):
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:

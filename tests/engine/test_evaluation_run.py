@@ -180,6 +180,28 @@ def test_unusable_annotations(place, capsys, change, message):
     assert not list(folder(place).glob("bbox*")), "nothing is written under a final name"
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("images", {"width": None}, "test set coco_2017_val: image 5 has the width and height None and 80"),
+        ("annotations", {"bbox": None}, "annotation 1 of image 2 has the box None, not four numbers"),
+        ("annotations", {"bbox": [1, 2, float("nan"), 4]}, "[1, 2, nan, 4], not four numbers"),
+        ("annotations", {"id": None}, "a record has no 'id'"),
+    ],
+    ids=["no size", "no box", "not a number", "no id"],
+)
+def test_unusable_records(place, capsys, section, change, message):
+    """They are named before any picture is looked at; a value of None stands for a missing key."""
+    path = place.folder / "coco/annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    changed = content[section][0] | change
+    content[section][0] = {key: value for key, value in changed.items() if value is not None}
+    path.write_text(json.dumps(content))
+    assert evaluate(place) == BAD_INPUT
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not folder(place).exists()
+
+
 @pytest.mark.parametrize("ids", [(0, 1, 2), ("a", "b", "c"), (900, 3, 40)])
 def test_unusual_category_ids(place, ids):
     """Ids from 0 on, texts, and any numbers; id 0 is asked for where something is annotated with it."""

@@ -206,3 +206,16 @@ def test_bad_input(evaluator, tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="toy.json: 1 image ids come more than once: 5"):
         load_coco_json(path)
+
+
+def test_annotation_with_the_id_zero_is_told(caplog):
+    """Its detection counts as wrong with pycocotools, whose figures these are."""
+    truth = COCO()
+    truth.dataset = {
+        "images": [{"id": 1, "width": 100, "height": 80}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 0, "image_id": 1, "category_id": 1, "bbox": [10, 10, 30, 30]}],
+    }
+    truth.createIndex()
+    CocoEvaluator(truth, {1: 1})
+    assert "an annotation has the id 0" in caplog.text

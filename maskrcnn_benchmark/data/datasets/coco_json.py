@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import math
 import os
 import random
 from collections import Counter
@@ -20,7 +21,8 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, has no list of images, or gives an id to two of them; the text names it.
+        ValueError: the file is not JSON, has no list of images, gives an id to two of them, or a record has none; the
+            text names it.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -29,6 +31,10 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not valid JSON: {error}") from error
     except AssertionError as error:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: {error}") from error
+    except KeyError as error:
+        raise ValueError(
+            f"annotation file {os.fspath(ann_file)} is not in COCO format: a record has no {error}"
+        ) from error
     if "images" not in coco.dataset:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: it has no list of images")
     if len(coco.imgs) != len(coco.dataset["images"]):
@@ -39,6 +45,28 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
             f"{', '.join(map(repr, repeated[:5]))}{' ...' if len(repeated) > 5 else ''}"
         )
     return coco
+
+
+def check_records(coco: COCO) -> None:
+    """Looks for what an evaluation could only stumble over at its end.
+
+    Raises: ValueError for an image without its size, and for an annotation whose box is not four numbers.
+    """
+    for image_id, record in coco.imgs.items():
+        size = [record.get(side) for side in ("width", "height")]
+        if not all(isinstance(side, int | float) and side > 0 for side in size):
+            raise ValueError(f"image {image_id!r} has the width and height {size[0]!r} and {size[1]!r}, not a size")
+    for annotation in coco.anns.values():
+        box = annotation.get("bbox")
+        if not (isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))):
+            raise ValueError(
+                f"annotation {annotation['id']!r} of image {annotation.get('image_id')!r} has the box {box!r}, not "
+                "four numbers: x, y, width, height"
+            )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def is_crowd(annotation: Annotation) -> bool:
