@@ -1,5 +1,6 @@
 """Fine-tuning a detector on one set of data: the checks, the training, the test and the file of results."""
 
+import gc
 import hashlib
 import json
 import logging
@@ -16,7 +17,7 @@ from maskrcnn_benchmark.data.tuning_checks import check_training_parts, check_va
 from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, Task, evaluate_tasks
 from maskrcnn_benchmark.engine.inference import plain_dataset
 from maskrcnn_benchmark.engine.task_model import TaskModel
-from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO
+from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
 from maskrcnn_benchmark.engine.training_report import REPORT_FILE
 from maskrcnn_benchmark.engine.training_run import Loaders, RunOptions, make_loaders, run_training
 from maskrcnn_benchmark.engine.tuning_modes import report_freeze_options, trainable_names, tuning_highlevel_override
@@ -104,6 +105,7 @@ def fine_tune(cfg: CfgNode, device: torch.device, options: TuningOptions | None 
         return done
     _check_folder(folder, cfg, options.run)
     mkdir(folder)
+    _forget(folder, options)
     report_freeze_options(cfg)
     report: Mapping[str, Any] = {}
     start = None
@@ -114,7 +116,8 @@ def fine_tune(cfg: CfgNode, device: torch.device, options: TuningOptions | None 
             return TuningResult(False)
         logger.debug("Trained: %s", ", ".join(trainable_names(trained.model)))
         start = trained.start_figures
-        del trained  # before the test builds a model
+        del trained  # before the test, or the next training, builds a model
+        gc.collect()
         report = comm.broadcast_object(_read_json(folder / REPORT_FILE))
     checkpoint = comm.broadcast_object(str(_checkpoint_to_test(folder, cfg, options)))
     test_folder = folder / "eval" / Path(BEST).stem if Path(checkpoint).name == BEST else folder
@@ -194,6 +197,15 @@ def _stored_result(folder: Path, key: str, options: TuningOptions) -> TuningResu
         return None
     content = _read_json(path)
     return TuningResult(**content) if content.pop("key", None) == key else None
+
+
+def _forget(folder: Path, options: TuningOptions) -> None:
+    """Removes what a run that is stopped could be mistaken for: an earlier result, and the tag of its checkpoint."""
+    if comm.is_main_process():
+        (folder / RESULT_FILE).unlink(missing_ok=True)
+        if options.run.resume == RESUME_NONE and not options.skip_train:
+            (folder / TAG_FILE).unlink(missing_ok=True)
+    comm.synchronize()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

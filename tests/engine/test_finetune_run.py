@@ -115,6 +115,18 @@ def test_what_is_done_is_not_done_again(tune, caplog):
     assert (out / "ft_task_1/model_final.pth").stat().st_mtime_ns > before
 
 
+def test_fresh_start_that_is_stopped_goes_on(tune):
+    """Neither the result nor the checkpoint of before is taken for its own."""
+    out = tune()
+    before = final(out / "ft_task_1")
+    tune("SOLVER.BASE_LR", "0.01", "--resume", "none", "--max-minutes", "1e-9")
+    assert not (out / "ft_task_1/results.json").exists()
+    tune("SOLVER.BASE_LR", "0.01")
+    after, alone = final(out / "ft_task_1"), final(tune("SOLVER.BASE_LR", "0.01", out="alone") / "ft_task_1")
+    assert_equal(after, alone)
+    assert not after["model"]["layer.weight"].equal(before["model"]["layer.weight"])
+
+
 def test_checkpoint_of_another_run_is_not_gone_on_from(tune, tmp_path):
     out = tune("MODEL.WEIGHT", "")
     with pytest.raises(
