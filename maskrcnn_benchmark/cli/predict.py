@@ -113,10 +113,15 @@ def run(args: argparse.Namespace) -> int:
     return OK if done == len(paths) else PARTIAL_FAILURE
 
 
-def load_detector(args: argparse.Namespace) -> "Detector":
-    """The detector that the model arguments describe."""
+def check_model_arguments(args: argparse.Namespace) -> None:
+    """Raises CommandError for half a pair of model arguments."""
     if (args.config_file is None) != (args.weights is None):
         raise CommandError("--config-file and --weights go together")
+
+
+def load_detector(args: argparse.Namespace) -> "Detector":
+    """The detector that the model arguments describe."""
+    check_model_arguments(args)
     from maskrcnn_benchmark.engine.detector_api import Detector
 
     if args.config_file is not None:

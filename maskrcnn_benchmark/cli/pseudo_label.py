@@ -6,7 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn_benchmark.cli.console import OK, PARTIAL_FAILURE, CommandError, Parser, check_output_folder, write
-from maskrcnn_benchmark.cli.predict import add_model_arguments, add_selection_arguments, count, load_detector
+from maskrcnn_benchmark.cli.predict import (
+    add_model_arguments,
+    add_selection_arguments,
+    check_model_arguments,
+    count,
+    load_detector,
+)
 
 
 def parse_arguments(prog: str, description: str | None, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -53,9 +59,11 @@ def parse_arguments(prog: str, description: str | None, argv: Sequence[str] | No
 def run(args: argparse.Namespace) -> int:
     """Labels, and shows the statistics; returns the exit code."""
     check_output_folder(args.out, "--out")
+    check_model_arguments(args)
     if args.images is not None and not any(path.endswith((".jsonl", ".ndjson")) for path in args.pairs):
         raise CommandError(f"--images {args.images} belongs to JSON lines, but --pairs names none (.jsonl)")
     from maskrcnn_benchmark.data.image_text_pairs import find_shards
+    from maskrcnn_benchmark.engine.devices import resolve_device
     from maskrcnn_benchmark.engine.launch import process_group
     from maskrcnn_benchmark.engine.pseudo_label import LabelOptions
     from maskrcnn_benchmark.engine.pseudo_label_run import DATASET, STATISTICS, label_pairs
@@ -67,7 +75,8 @@ def run(args: argparse.Namespace) -> int:
         args.batch_size, args.threads,
     )  # fmt: skip
     shards = find_shards(args.pairs, args.images, args.pairs_per_shard)
-    with process_group(args.device or _default_device()) as device:
+    found = resolve_device(args.device)
+    with process_group(args.device or found.type) as device:
         args.device = str(device)
         setup_logger("maskrcnn_benchmark", str(args.out), comm.get_rank())
         logging.getLogger(__name__).info("%d shards, %d processes", len(shards), comm.get_world_size())
@@ -79,12 +88,6 @@ def run(args: argparse.Namespace) -> int:
             write(f"shard {name} failed: {reason}")
         write(f"written to {args.out / (DATASET if outcome.is_complete else STATISTICS)}")
     return OK if outcome.is_complete else PARTIAL_FAILURE
-
-
-def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _description(args: argparse.Namespace) -> dict[str, object]:

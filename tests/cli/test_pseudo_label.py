@@ -63,6 +63,7 @@ def test_a_shard_that_fails(command, tmp_path, capsys):
         (("--pairs", "none.jsonl"), "no file 'none.jsonl'"),
         (("--pairs", "a.tar", "--images", "pictures"), "--images pictures belongs to JSON lines"),
         (("--pairs", "a.tar", "--nms", "0"), "nms=0.0"),
+        (("--pairs", "a.tar", "--config-file", "a.yaml"), "--config-file and --weights go together"),
         (("--pairs", "a.tar", "--pairs-per-shard", "0"), "'0' is not a number from 1 on"),
         (("--pairs", "a.tar", "--threshold", "2"), "'2' is not a number from 0 to 1"),
         (("--pairs", "a.tar", "--format", "v3"), "'v3'"),
