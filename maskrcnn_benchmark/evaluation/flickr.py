@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from prettytable import PrettyTable
 
@@ -80,7 +81,7 @@ class FlickrEvaluator:
                 )
             self.recall.update(
                 key,
-                [torch.as_tensor(found, dtype=torch.float64).reshape(-1, 4) for found in boxes],
+                [_box_tensor(found) for found in boxes],
                 [torch.tensor(phrase.boxes, dtype=torch.float64) for phrase in phrases],
                 [phrase.types for phrase in phrases],
             )
@@ -132,6 +133,12 @@ def recall_table(metrics: Mapping[str, float], top_k: Sequence[int]) -> PrettyTa
     for k in top_k:
         table.add_row([figure_name(k), *(f"{metrics[f'{figure_name(k)}_{name}']:.4f}" for name in types)])
     return table
+
+
+def _box_tensor(found: Any) -> torch.Tensor:
+    """Boxes (N, 4) of a tensor, an array, or a sequence of boxes, each of them a tensor, an array or four numbers."""
+    rows = found if isinstance(found, torch.Tensor | np.ndarray) else [np.asarray(row, np.float64) for row in found]
+    return torch.as_tensor(np.asarray(rows, np.float64)).reshape(-1, 4)
 
 
 def _plain(identifier: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 from flickr_files import write_flickr
@@ -56,6 +57,15 @@ def test_recall(folder, tmp_path, merge_boxes, expected):
     evaluator.write(tmp_path / "out", figures)
     rows = list(csv.reader((tmp_path / "out" / "bbox.csv").open(), skipinitialspace=True))
     assert rows[0] == ["metric", "avg "] and {name: float(value) for name, value in rows[1:]} == figures
+
+
+@pytest.mark.parametrize(
+    "form", [torch.tensor, np.array, lambda rows: [torch.tensor(row) for row in rows], lambda rows: map(np.array, rows)]
+)
+def test_forms_of_boxes(folder, form):
+    evaluator = FlickrEvaluator(folder, allow_missing=True)
+    evaluator.update([PREDICTIONS[0] | {"boxes": [form(rows) for rows in PREDICTIONS[0]["boxes"]]}])
+    assert evaluator.summarize()["Recall@1_all"] == 0.5 and evaluator.results["Recall@5_all"] == 1.0
 
 
 def test_chosen_k_and_threshold(folder):
