@@ -22,6 +22,7 @@ from maskrcnn_benchmark.evaluation.lvis import text_lines
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.evaluation.report import write_detection_report, write_phrase_report
 from maskrcnn_benchmark.structures.bounding_box import BoxList
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 Result = tuple[COCOResults, Any] | dict[str, Any]
 
@@ -172,4 +173,4 @@ def write_figures(folder: str, figures: Mapping[str, float]) -> None:
     """Writes metrics.json."""
     path = Path(folder, "metrics.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(figures), indent=2) + "\n", encoding="utf-8")
+    write_complete(path, json.dumps(dict(figures), indent=2) + "\n")

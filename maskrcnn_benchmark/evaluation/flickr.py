@@ -13,6 +13,7 @@ from prettytable import PrettyTable
 from maskrcnn_benchmark.evaluation.flickr_entities import Flickr30kEntities
 from maskrcnn_benchmark.evaluation.phrase_recall import ALL_TYPES, TOP_K, UPPER_BOUND, PhraseRecall, figure_name
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class FlickrEvaluator:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         rows = "".join(f"{name}, {value} \n" for name, value in metrics.items())
-        (folder / "bbox.csv").write_text(f"metric, avg \n{rows}", encoding="utf-8")
+        write_complete(folder / "bbox.csv", f"metric, avg \n{rows}")
 
 
 def recall_table(metrics: Mapping[str, float], top_k: Sequence[int]) -> PrettyTable:

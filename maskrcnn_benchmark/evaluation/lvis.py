@@ -27,6 +27,7 @@ from maskrcnn_benchmark.evaluation.greedy_matching import Matches, match_greedil
 from maskrcnn_benchmark.evaluation.lvis_annotations import FREQUENCIES, LVIS, FederatedTruth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 logger = logging.getLogger(__name__)
 
@@ -220,12 +221,12 @@ class LvisEvaluator(Evaluator):
         """Writes bbox.csv (the lines of `text_lines`) and metrics.json (full figures, and AP per class)."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bbox.csv").write_text(csv_of_lines(text_lines(metrics)), encoding="utf-8")
+        write_complete(folder / "bbox.csv", csv_of_lines(text_lines(metrics)))
         per_class = {
             figure: {name: None if value < 0 else value for name, value in row.items()}
             for figure, row in self.table.items()
         }
-        (folder / "metrics.json").write_text(json.dumps({"bbox": dict(metrics), "per_class": per_class}))
+        write_complete(folder / "metrics.json", json.dumps({"bbox": dict(metrics), "per_class": per_class}))
 
 
 def best_per_class(columns: Columns, limit: int) -> Columns:
