@@ -13,6 +13,7 @@ from maskrcnn_benchmark.data import datasets as dataset_classes
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.dataset_options import check_number_of_classes, dataset_options, number_of_copies
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage
 from maskrcnn_benchmark.data.evaluation_loader import make_evaluation_loader
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
 from maskrcnn_benchmark.data.samplers import (
@@ -150,7 +151,7 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
     _fix_number_of_iterations(cfg, len(dataset))  # type: ignore[arg-type]
     sampler = _training_sampler(cfg, dataset, num_replicas, rank)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
-        groups = aspect_ratio_groups(dataset)
+        groups = aspect_ratio_groups(dataset, cfg.DATALOADER.ON_ERROR)
         batches = GroupedBatchSampler(sampler, groups, batch_size, drop_uneven=True)
     else:
         batches = BatchSampler(sampler, batch_size, drop_last=True)
@@ -228,14 +229,27 @@ def _fix_number_of_iterations(cfg, dataset_length: int) -> None:
         )
 
 
-def aspect_ratio_groups(dataset: Dataset) -> Sequence[int]:
-    """For every item 1 if its picture is at least as high as wide, else 0; a copied picture is looked at once."""
+def aspect_ratio_groups(dataset: Dataset | Any, on_error: str = "raise") -> Sequence[int]:
+    """For every item 1 if its picture is at least as high as wide, else 0; a copied picture is looked at once.
+
+    A broken picture whose size no file tells counts as wide with `on_error` "skip"; the loader will leave it out.
+    Raises: BrokenImage for it otherwise.
+    """
     if isinstance(dataset, ConcatDataset):
-        return [group for part in dataset.datasets for group in aspect_ratio_groups(part)]
+        return [group for part in dataset.datasets for group in aspect_ratio_groups(part, on_error)]
     if isinstance(dataset, CopiedDataset):
-        return list(aspect_ratio_groups(dataset.dataset)) * dataset.copies
-    records = (dataset.get_img_info(index) for index in range(len(dataset)))  # type: ignore[attr-defined, arg-type]
-    return [int(record["height"] >= record["width"]) for record in records]
+        return list(aspect_ratio_groups(dataset.dataset, on_error)) * dataset.copies
+
+    def group(index: int) -> int:
+        try:
+            record = dataset.get_img_info(index)
+        except BrokenImage:
+            if on_error != "skip":
+                raise
+            return 0
+        return int(record["height"] >= record["width"])
+
+    return [group(index) for index in range(len(dataset))]
 
 
 def _worker_options(cfg) -> dict[str, Any]:

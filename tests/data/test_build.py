@@ -1,15 +1,18 @@
 """Loaders from a configuration: registered data, iterations, order, copies, and messages for mistakes."""
 
+import base64
+
 import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
 from torch.utils.data import Dataset
-from tsv_files import write_tsv_dataset
+from tsv_files import png, write_detection_tsv, write_tsv, write_tsv_dataset
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import aspect_ratio_groups, build_datasets, dataset_names, make_data_loader
 from maskrcnn_benchmark.data.dataset_options import dataset_options, number_of_copies
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage
 from maskrcnn_benchmark.utils import comm
 
 
@@ -253,3 +256,18 @@ def test_a_training_loader_shows_the_data_and_keeps_all_fields(cfg):
     fields |= {"positive_map", "greenlight_map", "positive_map_for_od_labels", "original_od_label"}
     assert all(fields <= set(target.fields()) for target in targets) and len(indices) == 2
     assert torch.equal(torch.cat([target.get_field("positive_map") for target in targets]) > 0, positive_map > 0)
+
+
+@pytest.mark.parametrize("cell", [b"%%%", base64.b64encode(b"nothing"), base64.b64encode(png(20)[:60])])
+def test_broken_picture_of_a_tsv_can_be_skipped(cfg, tmp_path, cell, caplog):
+    """Its size, by which pictures are grouped, is in no other file."""
+    yaml_file = write_detection_tsv(tmp_path)
+    write_tsv(tmp_path / "images.tsv", [("7", cell), *((key, base64.b64encode(png(20))) for key in "89")])
+    cfg.DATASETS.REGISTER.toy_tsv = CfgNode({"type": "dt", "yaml_file": str(yaml_file)})
+    cfg.DATASETS.TRAIN = ("toy_tsv",)
+    cfg.DATASETS.CONTROL_PROB = (0.0, 0.0, 0.5, 0.0)
+    with pytest.raises(BrokenImage, match=f"row 0 of {tmp_path / 'images.tsv'}"):
+        list(make_data_loader(cfg))
+    cfg.DATALOADER.ON_ERROR = "skip"
+    assert len(list(make_data_loader(cfg))) == 7
+    assert caplog.text.count(f"row 0 of {tmp_path / 'images.tsv'}") == 1

@@ -3,12 +3,13 @@
 import os
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
 _DECODING_ERRORS = (  # what the decoders of PIL raise on damaged files
-    UnidentifiedImageError,
     OSError,
     SyntaxError,
     ValueError,
@@ -42,10 +43,24 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
 def decode_rgb(source: str | os.PathLike[str] | BinaryIO, name: str) -> Image.Image:
     """The picture in a file, as RGB. Raises: BrokenImage, with `name`, if it is not a picture, or a broken one."""
+    with _opened(source, name) as image:
+        return image.convert("RGB")
+
+
+def picture_size(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple[int, int]:
+    """(height, width) in the header of a picture file. Raises: BrokenImage, with `name`."""
+    with _opened(source, name) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(source: str | os.PathLike[str] | BinaryIO, name: str) -> Iterator[Image.Image]:
     try:
         with Image.open(source) as image:
-            return image.convert("RGB")
+            yield image
     except FileNotFoundError:
         raise
+    except UnidentifiedImageError:  # its text names an address in memory, another one every time
+        raise BrokenImage(f"cannot read image {name}: it is of no known picture format") from None
     except _DECODING_ERRORS as error:
         raise BrokenImage(f"cannot read image {name}: {error}") from error

@@ -14,7 +14,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, decode_rgb
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, decode_rgb, picture_size
 from maskrcnn_benchmark.data.datasets.tsv_parts import Paths, open_rows
 
 logger = logging.getLogger(__name__)
@@ -158,7 +158,7 @@ class TSVRows:
 
     def image(self, index: int) -> Image.Image:
         """The picture as RGB."""
-        return decode_rgb(io.BytesIO(self.image_bytes(index)), f"row {self._image_row(index)} of {self.images.path}")
+        return decode_rgb(io.BytesIO(self.image_bytes(index)), self._image_name(index))
 
     def size(self, index: int) -> tuple[int, int]:
         """(height, width): from the file of sizes, else from the label, else from the picture's own header."""
@@ -167,8 +167,10 @@ class TSVRows:
         label = self.label(index) if self.labels is not None else None
         if isinstance(label, dict) and "img_h" in label and "img_w" in label:
             return int(label["img_h"]), int(label["img_w"])
-        with Image.open(io.BytesIO(self.image_bytes(index))) as image:
-            return image.height, image.width
+        return picture_size(io.BytesIO(self.image_bytes(index)), self._image_name(index))
+
+    def _image_name(self, index: int) -> str:
+        return f"row {self._image_row(index)} of {self.images.path}"
 
     def _image_row(self, index: int) -> int:
         row = int(self.rows[index])
