@@ -23,7 +23,9 @@ def _deform_conv2d_flop(
 def _deform_conv2d_backward_flop(
     grad: Shape, input: Shape, offset: Shape, mask: Shape, weight: Shape, *args: Any, **kwargs: Any
 ) -> int:
-    return 4 * math.prod(grad) * math.prod(weight[1:])  # for the sampled columns, and for the weights
+    needs_input, needs_coordinates, needs_parameters = args[-3:]
+    products = int(needs_input or needs_coordinates) + int(needs_parameters)  # of the sampled columns, of the weights
+    return 2 * products * math.prod(grad) * math.prod(weight[1:])
 
 
 def _attention_flop(query: Shape, key: Shape, value: Shape, *args: Any, **kwargs: Any) -> int:

@@ -1,0 +1,260 @@
+"""Speed and memory of the ways of fine-tuning beside tuning everything: python benchmarks/tuning.py
+
+A step is that of the trainer on one process (see benchmarks/scaling.py), recorded as CUDA graphs, in float16: GLIP-T, 4
+pictures of 800x1344 and the COCO prompt. What is frozen is in evaluation mode as in training, text is encoded once, and
+"cached" keeps the features of the pictures. The bound is the operations of the network, forward and backward, over the
+rate of a large matrix product on the same card. --count counts the operations again (no GPU needed), one minute a mode.
+"""
+
+import argparse
+import gc
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+from typing import NamedTuple
+
+import scaling
+import torch
+import workload
+from floors import measure_rates
+from measure import machine, synchronise
+from torch import Tensor, nn
+from training import WITHOUT_CHECKPOINTS
+
+from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.engine.feature_cache import FeatureCache
+from maskrcnn_benchmark.engine.trainer import Trainer
+from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
+from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
+from maskrcnn_benchmark.utils.stats import count_macs
+
+HEADER = (
+    "| mode | trained parameters | ms / step: median (fastest - slowest) of rounds | pictures / s | of full "
+    "| peak memory GiB | of full | GFLOP / picture, forward + backward | bound ms | bar |\n"
+    "|---|---|---|---|---|---|---|---|---|---|"
+)
+
+
+class Mode(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        name, preset: of the row, and SOLVER.TUNING_HIGHLEVEL_OVERRIDE. is_cached: keep features of pictures.
+        speed, memory: bars against full tuning: pictures/s at least, peak memory at most; None for none.
+    """
+
+    name: str
+    preset: str
+    is_cached: bool = False
+    speed: float | None = None
+    memory: float | None = None
+
+
+MODES = (
+    Mode("full", "full"),
+    Mode("linear", "linear_prob", speed=2.5, memory=1 / 3),
+    Mode("prompt", "language_prompt_v2", speed=1.5, memory=0.7),
+    Mode("prompt, cached", "language_prompt_v2", is_cached=True, speed=1.7),
+)
+
+
+class Operations(NamedTuple):
+    """GFLOP of one picture of GLIP-T at 800x1344 with 256 tokens: what forward and backward pass compute, by part."""
+
+    text_forward: float
+    text_backward: float
+    picture_forward: float
+    picture_backward: float
+    head_forward: float
+    head_backward: float
+
+    def of(self, mode: Mode) -> tuple[float, float]:
+        """(forward, backward) of a step of a mode; frozen text is encoded before, cached pictures too."""
+        text = self.text_forward if mode.preset == "full" else 0.0
+        picture = 0.0 if mode.is_cached else self.picture_forward
+        return text + picture + self.head_forward, self.text_backward + self.picture_backward + self.head_backward
+
+
+OPERATIONS = {
+    "full": Operations(45.9, 91.8, 227.5, 454.4, 722.7, 1445.4),
+    "linear_prob": Operations(45.9, 0.0, 227.5, 0.0, 722.7, 3.1),
+    "language_prompt_v2": Operations(45.9, 0.0, 227.5, 0.0, 722.7, 1102.7),
+}
+"""Of every preset, by --count. The prompt's gradient passes both operands of the fusion's products."""
+
+
+class Measurement(NamedTuple):
+    """Seconds of a step in each round, peak memory in bytes, and the number of trained parameters."""
+
+    seconds: list[float]
+    peak_bytes: int
+    parameters: int
+
+
+def configuration(mode: Mode, args: argparse.Namespace, *, records: bool) -> CfgNode:
+    """The configuration of a mode; the rate is low, since random weights tell nothing about rates."""
+    args.opts = [
+        *map(str, WITHOUT_CHECKPOINTS),
+        *("SOLVER.USE_AMP", str(args.device == "cuda"), "SOLVER.AMP_DTYPE", "float16", "SOLVER.MODEL_EMA", "0.0"),
+        *("SOLVER.CUDA_GRAPHS", str(records), "SOLVER.BASE_LR", "0.000001", "SOLVER.LANG_LR", "0.000001"),
+        *("SOLVER.TUNING_HIGHLEVEL_OVERRIDE", mode.preset, "MODEL.WEIGHT", ""),
+    ]
+    return tuning_highlevel_override(scaling.configuration(args))
+
+
+def measure(mode: Mode, args: argparse.Namespace, folder: str, *, records: bool) -> Measurement:
+    """Times steps of a mode until there are enough or `args.seconds` have passed."""
+    device = torch.device(args.device)
+    trainer, batch = scaling.make_trainer(configuration(mode, args, records=records), device, args)
+    model: nn.Module = trainer.model.train()
+    if mode.is_cached:
+        model.picture_memory = FeatureCache(folder, model.backbone, "")
+        batch[0].names = [f"picture {number}" for number in range(args.batch_size)]
+    for _ in range(args.warm_up):
+        trainer._train_batch(batch, 0.0)
+    synchronise(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    seconds = timed_steps(trainer, batch, device, args)
+    peak = torch.cuda.max_memory_reserved() if device.type == "cuda" else 0  # recordings are only reserved
+    return Measurement(seconds, peak, sum(p.numel() for p in model.parameters() if p.requires_grad))
+
+
+def timed_steps(trainer: Trainer, batch: tuple, device: torch.device, args: argparse.Namespace) -> list[float]:
+    """Seconds of a step in each round; three rounds at least."""
+    seconds: list[float] = []
+    first = time.perf_counter()
+    while len(seconds) < 3 or (len(seconds) < args.rounds and time.perf_counter() - first < args.seconds):
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            trainer._train_batch(batch, 0.0)
+        synchronise(device)
+        seconds.append((time.perf_counter() - start) / args.steps)
+    return seconds
+
+
+def try_to_measure(mode: Mode, args: argparse.Namespace, folder: str) -> tuple[Measurement | None, str]:
+    """The measurement and a note on it: without recordings where they fail, none where the mode fails."""
+    notes = []
+    for records in (True, False) if args.device == "cuda" else (False,):
+        try:
+            return measure(mode, args, folder, records=records), "; ".join(notes)
+        except (RuntimeError, ValueError) as error:  # CUDA's errors are RuntimeErrors
+            lines = str(error).splitlines() or [""]
+            notes.append(f"{mode.name} {'recorded' if records else 'not recorded'}: {type(error).__name__}: {lines[0]}")
+        finally:
+            gc.collect()
+            if args.device == "cuda":
+                torch.cuda.empty_cache()
+    return None, "; ".join(notes)
+
+
+def row(mode: Mode, outcome: Measurement, full: Measurement, batch_size: int, tflop_per_s: float) -> str:
+    """A line of the table under HEADER."""
+    step_s, full_s = median(outcome.seconds), median(full.seconds)
+    spread = f"{1e3 * min(outcome.seconds):.1f} - {1e3 * max(outcome.seconds):.1f}"
+    memory = outcome.peak_bytes / full.peak_bytes if full.peak_bytes else float("nan")
+    operations, bound = "-", "-"
+    if mode.preset in OPERATIONS:
+        forward, backward = OPERATIONS[mode.preset].of(mode)
+        operations = f"{forward:.0f} + {backward:.0f}"
+        bound = f"{batch_size * (forward + backward) / tflop_per_s:.1f}" if tflop_per_s else "-"
+    return (
+        f"| {mode.name} | {outcome.parameters:,} | {1e3 * step_s:.1f} ({spread}) of {len(outcome.seconds)} "
+        f"| {batch_size / step_s:.2f} | {full_s / step_s:.2f} | {outcome.peak_bytes / 2**30:.2f} | {memory:.2f} "
+        f"| {operations} | {bound} | {_verdict(mode, full_s / step_s, memory)} |"
+    )
+
+
+def _verdict(mode: Mode, speed: float, memory: float) -> str:
+    parts = []
+    if mode.speed is not None:
+        parts.append(f"speed >= {mode.speed:g}: {'yes' if speed >= mode.speed else 'no'}")
+    if mode.memory is not None:
+        parts.append(f"memory <= {mode.memory:.2f}: {'yes' if memory <= mode.memory else 'no'}")
+    return ", ".join(parts) or "-"
+
+
+def count_operations(preset: str, size: tuple[int, int]) -> Operations:
+    """Counts on tensors without numbers, but for the text."""
+    args = scaling.parse(["--device", "cpu", "--config-file", str(workload.GLIP_T)])
+    model = build_detection_model(configuration(Mode(preset, preset), args, records=False)).train()
+    caption = workload.coco_prompt(model.tokenizer).caption
+    kept: dict[str, Tensor | tuple | TextFeatures] = {}
+    forward_text = count_macs(lambda: kept.update(text=model.encode_text([caption])))
+    text = kept["text"]
+    backward_text = count_macs(partial(_backward, (text.hidden, text.embedded)))
+    twin = model.to("meta")
+    images = torch.empty(1, 3, *size, device="meta")
+    forward_picture = count_macs(lambda: kept.update(levels=twin._encode_pictures(images).levels))
+    backward_picture = count_macs(partial(_backward, kept["levels"]))
+    levels = tuple(_leaf(level) for level in kept["levels"])
+    shapes = TextFeatures(**{name: None if text[name] is None else _leaf(text[name]) for name in text.keys()})
+    forward_head = count_macs(lambda: kept.update(outputs=twin.rpn.predict(levels, shapes)))
+    flat = [x for x in torch.utils._pytree.tree_leaves(kept["outputs"]) if isinstance(x, Tensor)]
+    backward_head = count_macs(partial(_backward, flat))
+    counts = (forward_text, backward_text, forward_picture, backward_picture, forward_head, backward_head)
+    return Operations(*(round(2e-9 * macs, 1) for macs in counts))
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+
+
+def _backward(outputs: Sequence[Tensor]) -> None:
+    trained = [output.float().sum() for output in outputs if output.requires_grad]
+    if trained:
+        torch.stack(trained).sum().backward()
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=2, help="of a round")
+    parser.add_argument("--warm-up", type=int, default=7, help="steps before; recordings are made in the fourth")
+    parser.add_argument("--seconds", type=float, default=4.0, help="after which no round begins")
+    parser.add_argument("--count", action="store_true", help="count operations and end")
+    own = parser.parse_args(argv)
+    args = scaling.parse(["--device", own.device])  # the model, its size and the boxes
+    for name in ("rounds", "steps", "warm_up", "seconds", "count"):
+        setattr(args, name, getattr(own, name))
+    args.batch_size = own.batch_size or args.batch_size
+    return args
+
+
+def main() -> int:
+    args = parse()
+    if args.count:
+        for preset in dict.fromkeys(mode.preset for mode in MODES):
+            sys.stdout.write(f'    "{preset}": {count_operations(preset, (800, 1344))},\n')
+        return 0
+    started, rate = time.perf_counter(), 0.0
+    if args.device == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        rate = measure_rates(find_precision("fp16")).tflop_per_s
+        torch.cuda.empty_cache()
+    sys.stdout.write(f"{machine(torch.device(args.device))}; {rate:.0f} TFLOP/s\n\n{HEADER}\n")
+    full: Measurement | None = None
+    notes = []
+    with tempfile.TemporaryDirectory() as folder:
+        for mode in MODES:
+            outcome, note = try_to_measure(mode, args, folder)
+            notes += [note] if note else []
+            if outcome is not None:
+                full = full or outcome
+                sys.stdout.write(f"{row(mode, outcome, full, args.batch_size, rate)}\n")
+                sys.stdout.flush()
+    sys.stdout.write("".join(f"\n{note}" for note in notes) + f"\n{time.perf_counter() - started:.0f} s in all\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
