@@ -515,7 +515,15 @@ ROWS = (
         note='the notes write "4_200_2" for five shots; it runs as four',
     ),
     Row(81, "C", "prompt tuning", ("tests/seeds/test_finetuning_commands.py::test_prompt_tuning",)),
-    Row(82, "B", "what each way of tuning trains", ("tests/seeds/test_model_rows.py::test_what_a_tuning_mode_trains",)),
+    Row(
+        82,
+        "B",
+        "what each way of tuning trains",
+        (
+            "tests/seeds/test_model_rows.py::test_what_a_tuning_mode_trains",
+            "tests/engine/test_tuning_modes.py::test_mode_trains_what_is_recorded",
+        ),
+    ),
     Row(
         83,
         "B",
