@@ -34,7 +34,7 @@ def batch_images(images: Sequence[Tensor], size_divisible: int = 0) -> ImageList
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
     if size_divisible > 0:
         height, width = (-(-side // size_divisible) * size_divisible for side in (height, width))
-    batch = _empty_batch((len(images), images[0].shape[0], height, width), images[0].dtype)
+    batch = empty_batch((len(images), images[0].shape[0], height, width), images[0].dtype)
     for place, image, (image_height, image_width) in zip(batch, images, sizes, strict=True):
         place[:, :image_height, :image_width] = image
         place[:, image_height:] = 0
@@ -42,7 +42,7 @@ def batch_images(images: Sequence[Tensor], size_divisible: int = 0) -> ImageList
     return ImageList(batch, sizes)
 
 
-def _empty_batch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def empty_batch(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory for a batch; in a loader process it is shared with the trainer, as default_collate's is."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)

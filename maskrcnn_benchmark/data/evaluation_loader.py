@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator
+from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator, empty_batch
 from maskrcnn_benchmark.data.datasets.concat import CopiedDataset
 from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import picture_file
@@ -83,9 +83,11 @@ class ByteCollator:
         height, width = (
             -(-max(side) // self.size_divisible) * self.size_divisible for side in zip(*sizes, strict=True)
         )
-        padded = torch.zeros(len(pictures), height, width, 3, dtype=torch.uint8)
+        padded = empty_batch((len(pictures), height, width, 3), torch.uint8)
         for part, picture, (h, w) in zip(padded, pictures, sizes, strict=True):
             part[:h, :w] = torch.from_numpy(np.array(picture))
+            part[h:] = 0
+            part[:h, w:] = 0
         return ImageList(padded, sizes), targets, indices
 
 
