@@ -1,0 +1,257 @@
+"""From somebody's annotations to a whole configuration for fine-tuning, with the reasons for what was chosen."""
+
+import json
+import logging
+import random
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.text.class_names import clean_name, has_content
+from maskrcnn_benchmark.text.tokenizer import build_tokenizer
+from maskrcnn_benchmark.utils.weight_files import atomic_path
+
+TRAIN_SET, VALIDATION_SET = "own_train", "own_val"
+VALIDATION_SHARE, MAX_VALIDATION = 0.2, 500
+EPOCHS, FEWEST, MOST = 20, 100, 5000
+"""Iterations: so many times through the data, within limits."""
+VALIDATIONS = 5
+SAMPLED_NEGATIVES = 85  # absent classes in a prompt where not all fit, as in pre-training
+FAR_OFF = 8.0  # times the recipe's learning rate, or a fraction of it
+
+logger = logging.getLogger("maskrcnn_benchmark.finetune")
+
+
+class Recipe(NamedTuple):
+    """How a mode is trained with batches of RECIPE_BATCH pictures.
+
+    Attributes:
+        preset: of SOLVER.TUNING_HIGHLEVEL_OVERRIDE; rate: of learning; text_rate: of the text encoder;
+        decay: of weights. Rates grow with the batch where `scales`.
+    """
+
+    preset: str
+    rate: float
+    text_rate: float
+    decay: float
+    scales: bool
+
+
+RECIPE_BATCH = 4
+RECIPES = {
+    "full": Recipe("full", 1e-4, 1e-5, 0.05, True),
+    "prompt": Recipe("language_prompt_v2", 0.05, 0.0, 0.25, False),
+    "linear": Recipe("linear_prob", 1e-3, 0.0, 0.05, True),
+}
+"""Full and prompt tuning have GLIP's rates; a probe starts from trained layers and takes larger steps than GLIP's."""
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What to fine-tune on, and how.
+
+    Args:
+        annotations, images: a COCO-format JSON and the folder of its pictures.
+        validation, validation_images: the same for validation; None takes a part of the training data, or its folder.
+        model: a name or a folder, see `find_model`. mode: a key of RECIPES. shots: pictures per class, 0 for all.
+        output: folder for everything that is written. seed: of the choice of pictures and of training.
+        iterations, rate, batch_size: None chooses by the data. cache_features: keep those of a frozen image encoder.
+    """
+
+    annotations: Path
+    images: Path
+    output: Path
+    validation: Path | None = None
+    validation_images: Path | None = None
+    model: str = "glip_nano"
+    mode: str = "full"
+    shots: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    iterations: int | None = None
+    rate: float | None = None
+    batch_size: int | None = None
+    cache_features: bool = False
+
+
+class Plan(NamedTuple):
+    """A configuration, the model's name, the names of the classes (label 1 first), and what was chosen and why."""
+
+    cfg: CfgNode
+    model: str
+    classes: list[str]
+    choices: dict[str, str]
+
+
+def plan_own_data(own: OwnData) -> Plan:
+    """Reads the annotations, sets validation data aside where there are none, and chooses all settings.
+
+    Raises: ValueError or OSError that names what cannot be used.
+    """
+    content = read_annotations(own.annotations)
+    if not own.images.is_dir():
+        raise FileNotFoundError(f"the folder of pictures '{own.images}' is not there")
+    choices: dict[str, str] = {}
+    train, validation, num_train = own.annotations, own.validation, len(content["images"])
+    if validation is None:
+        train, validation, num_train = split_annotations(content, own.output / "data", own.seed)
+        choices["validation"] = f"{len(content['images']) - num_train} of {len(content['images'])} pictures, set aside"
+    files = find_model(own.model)
+    cfg = default_config()
+    cfg.merge_from_file(files.config)
+    use_local_text_files(cfg, files.config.parent)
+    classes = class_names(content, own.annotations)
+    pictures = min(num_train, own.shots * len(classes)) if own.shots else num_train
+    cfg.DATASETS.REGISTER = CfgNode(
+        {
+            TRAIN_SET: _entry("grounding", own.images, train),
+            VALIDATION_SET: _entry("coco", own.validation_images or own.images, validation),
+        },
+        new_allowed=True,
+    )
+    settings = _settings(own, cfg, classes, pictures, choices)
+    settings |= {"MODEL.WEIGHT": str(files.weights()), "MODEL.DEVICE": own.device, "OUTPUT_DIR": str(own.output)}
+    cfg.merge_from_list([part for pair in settings.items() for part in pair])
+    return Plan(cfg, files.name, classes, choices)
+
+
+def read_annotations(path: Path) -> dict[str, Any]:
+    """A COCO-format file. Raises: FileNotFoundError; ValueError for a file that is not in this format."""
+    if not path.is_file():
+        raise FileNotFoundError(f"the annotations '{path}' are not there")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"the annotations '{path}' are no JSON: {error}") from error
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise ValueError(f"the annotations '{path}' have no list {key!r}, which the COCO format has")
+        if not content[key]:
+            raise ValueError(f"the annotations '{path}' have an empty list {key!r}")
+    return content
+
+
+def class_names(content: Mapping[str, Any], path: Path) -> list[str]:
+    """Cleaned names in the order of labels. Raises: ValueError for a name that is empty, missing or there twice."""
+    names: dict[str, Any] = {}
+    for category in sorted(content["categories"], key=lambda category: category["id"]):
+        name = category.get("name")
+        if not isinstance(name, str) or not has_content(clean_name(name)):
+            raise ValueError(f"'{path}': category {category['id']} is called {name!r}: give it a name with a word")
+        name = clean_name(name)
+        if name.casefold() in names:
+            raise ValueError(
+                f"'{path}': categories {names[name.casefold()]} and {category['id']} are both called {name!r}, which "
+                "are one class to the model: rename one of them"
+            )
+        names[name.casefold()] = category["id"]
+    return [clean_name(c["name"]) for c in sorted(content["categories"], key=lambda category: category["id"])]
+
+
+def split_annotations(content: Mapping[str, Any], folder: Path, seed: int) -> tuple[Path, Path, int]:
+    """Sets pictures aside for validation; returns the files of both parts and the number of pictures to train on.
+
+    A class never lies in the validation part alone. Raises: ValueError with fewer than two annotated pictures.
+    """
+    classes_of: dict[Any, set[Any]] = defaultdict(set)
+    for annotation in content["annotations"]:
+        classes_of[annotation["image_id"]].add(annotation["category_id"])
+    annotated = [image["id"] for image in content["images"] if classes_of.get(image["id"])]
+    if len(annotated) < 2:
+        raise ValueError(f"{len(annotated)} annotated pictures are too few to set some aside: give --val")
+    random.Random(f"validation {seed}").shuffle(annotated)
+    count = min(max(1, round(VALIDATION_SHARE * len(annotated))), MAX_VALIDATION)
+    left = Counter(category for image in annotated for category in classes_of[image])  # pictures to train on
+    aside: set[Any] = set()
+    for image in annotated:
+        if len(aside) < count and all(left[category] > 1 for category in classes_of[image]):
+            aside.add(image)
+            left.subtract(classes_of[image])
+    if not aside:
+        raise ValueError("every picture shows a class that no other shows, so that none can be set aside: give --val")
+    parts = []
+    for name, is_aside in ((TRAIN_SET, False), (VALIDATION_SET, True)):
+        part = {
+            **content,
+            "images": [image for image in content["images"] if (image["id"] in aside) == is_aside],
+            "annotations": [one for one in content["annotations"] if (one["image_id"] in aside) == is_aside],
+        }
+        parts.append(folder / f"{name}.json")
+        with atomic_path(parts[-1]) as temporary:
+            temporary.write_text(json.dumps(part), encoding="utf-8")
+    return parts[0], parts[1], len(content["images"]) - len(aside)
+
+
+def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:
+    entry = {"type": kind, "img_dir": str(images.absolute()), "ann_file": str(annotations.absolute())}
+    return CfgNode(entry, new_allowed=True)
+
+
+def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, choices: dict[str, str]) -> dict[str, Any]:
+    """Names and values of the configuration; adds to `choices` what a user may want to know."""
+    recipe, is_gpu = RECIPES[own.mode], own.device != "cpu"
+    batch = own.batch_size or min(RECIPE_BATCH if is_gpu else 2, pictures)
+    iterations = own.iterations or min(max(EPOCHS * pictures // batch, FEWEST), MOST)
+    factor = batch / RECIPE_BATCH if recipe.scales else 1.0
+    rate = own.rate or recipe.rate * factor
+    usual, text_rate = recipe.rate * factor, recipe.text_rate * factor
+    if not usual / FAR_OFF <= rate <= usual * FAR_OFF:
+        logger.warning(
+            "learning rate %g is far from %g, with which %s tuning usually works for batches of %d",
+            rate, usual, own.mode, batch,
+        )  # fmt: skip
+    choices |= {
+        "classes": f"{len(classes)}: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",
+        "pictures": f"{pictures} to train on" + (f", {own.shots} of each class (seed {own.seed})" if own.shots else ""),
+        "what is trained": f"{own.mode} ({recipe.preset})",
+        "iterations": f"{iterations} with {batch} pictures, measured {VALIDATIONS} times",
+        "learning rate": f"{rate:g}" + (f", of the text encoder {text_rate:g}" if text_rate else ""),
+        "weight decay": f"{recipe.decay:g}",
+        "NUM_CLASSES": f"{len(classes) + 1}, with the background",
+    }  # fmt: skip
+    settings: dict[str, Any] = {
+        "DATASETS.TRAIN": (TRAIN_SET,), "DATASETS.TEST": (VALIDATION_SET,),
+        "DATASETS.TRAIN_DATASETNAME_SUFFIX": "", "DATASETS.TEST_DATASETNAME_SUFFIX": "",
+        "DATASETS.FEW_SHOT": own.shots, "DATASETS.SHUFFLE_SEED": own.seed, "DATASETS.GENERAL_COPY": -1,
+        "DATASETS.SEPARATION_TOKENS": ". ", "DATASETS.USE_CAPTION_PROMPT": False,
+        "MODEL.DYHEAD.NUM_CLASSES": len(classes) + 1, "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS": False,
+        "DATALOADER.ASPECT_RATIO_GROUPING": pictures > 200, "DATALOADER.NUM_WORKERS": 4 if is_gpu else 0,
+        "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": recipe.preset, "SOLVER.IMS_PER_BATCH": batch, "SOLVER.SEED": own.seed,
+        "SOLVER.BASE_LR": rate, "SOLVER.LANG_LR": text_rate, "SOLVER.WEIGHT_DECAY": recipe.decay,
+        "SOLVER.OPTIMIZER": "ADAMW", "SOLVER.USE_COSINE": True, "SOLVER.USE_AUTOSTEP": False,
+        "SOLVER.MIN_LR": rate / 100, "SOLVER.WARMUP_ITERS": iterations // 10, "SOLVER.WARMUP_FACTOR": 0.01,
+        "SOLVER.MAX_ITER": iterations, "SOLVER.MAX_EPOCH": 0, "SOLVER.CHECKPOINT_PER_EPOCH": -1.0,
+        "SOLVER.CHECKPOINT_PERIOD": max(iterations // VALIDATIONS, 1), "SOLVER.MODEL_EMA": 0.0,
+        "SOLVER.USE_AMP": is_gpu, "SOLVER.FIND_UNUSED_PARAMETERS": False,
+        "TEST.DURING_TRAINING": True, "TEST.EVAL_TASK": "detection", "TEST.IMS_PER_BATCH": 4 if is_gpu else 1,
+    }  # fmt: skip
+    if own.cache_features:
+        size = cfg.INPUT.MIN_SIZE_TEST
+        settings |= {
+            "SOLVER.CACHE_FEATURES": str(own.output / "features"), "AUGMENT.FLIP_PROB_TRAIN": 0.0,
+            "AUGMENT.MULT_MIN_SIZE_TRAIN": (), "INPUT.MIN_SIZE_TRAIN": size, "AUGMENT.EXTENDED": False,
+        }  # fmt: skip
+        choices["augmentation"] = f"none, shorter side {size}, so that features of pictures can be kept"
+    return settings | _prompt_settings(own, cfg, classes, choices)
+
+
+def _prompt_settings(own: OwnData, cfg: CfgNode, classes: list[str], choices: dict[str, str]) -> dict[str, Any]:
+    """All classes in the order of their labels where they fit into one prompt, else a sample for each picture."""
+    language = cfg.MODEL.LANGUAGE_BACKBONE
+    caption = ". ".join(classes)
+    tokens = len(build_tokenizer(language.TOKENIZER_TYPE)(caption, verbose=False)["input_ids"])
+    if tokens <= language.MAX_QUERY_LEN:
+        choices["prompt"] = caption if len(caption) <= 200 else f"{caption[:200]}..."
+        return {"DATASETS.DISABLE_SHUFFLE": True, "DATASETS.RANDOM_SAMPLE_NEG": -1}
+    if own.mode == "prompt":
+        raise ValueError(
+            f"the names of {len(classes)} classes take {tokens} tokens, of which a prompt holds "
+            f"{language.MAX_QUERY_LEN}: a learnt prompt belongs to one text; use --mode linear or full"
+        )
+    choices["prompt"] = f"{tokens} tokens are too many: the classes of a picture and {SAMPLED_NEGATIVES} others"
+    return {"DATASETS.DISABLE_SHUFFLE": False, "DATASETS.RANDOM_SAMPLE_NEG": SAMPLED_NEGATIVES}

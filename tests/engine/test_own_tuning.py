@@ -1,0 +1,187 @@
+"""`glip finetune` on a few pictures and the smallest real detector: what is chosen, written and said."""
+
+import json
+import shlex
+
+import pytest
+import torch
+from tiny_detector import make_text_folder, scramble, tiny_config
+from tuning_data import write_split
+
+from maskrcnn_benchmark.cli.main import main
+from maskrcnn_benchmark.engine.adapter import Adapter
+from maskrcnn_benchmark.engine.detector_api import Detector
+from maskrcnn_benchmark.engine.own_data import (
+    TRAIN_SET,
+    VALIDATION_SET,
+    OwnData,
+    plan_own_data,
+    split_annotations,
+)
+from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.utils.weight_files import save_weights
+
+SMALL = ("INPUT.MIN_SIZE_TRAIN", 64, "INPUT.MIN_SIZE_TEST", 64, "AUGMENT.MULT_MIN_SIZE_TRAIN", (64,))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A folder with the configuration and the weights of a tiny detector."""
+    folder = tmp_path_factory.mktemp("model")
+    cfg = tiny_config(make_text_folder(folder / "text"), *SMALL, "MODEL.ATSS.INFERENCE_TH", 0.0, "MODEL.WEIGHT", "")
+    (folder / "config.yaml").write_text(cfg.dump())
+    torch.manual_seed(0)
+    save_weights(scramble(build_detection_model(cfg), scale=0.05), folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_split(tmp_path / "own", "photos", 8)
+
+
+def own(data, model, tmp_path, **options) -> OwnData:
+    return OwnData(data, data.with_suffix(""), tmp_path / "out", model=str(model), **options)
+
+
+def command(data, model, out, *more):
+    required = ["finetune", "--data", str(data), "--images", str(data.with_suffix("")), "--device", "cpu"]
+    return [*required, "--model", str(model), "--output", str(out), "--iterations", "2", *more]
+
+
+@pytest.mark.parametrize(
+    ("mode", "more"), [("prompt", ("--cache-features", "--shots", "2")), ("linear", ()), ("full", ())]
+)
+def test_from_annotations_to_predictions(data, model, tmp_path, capsys, mode, more):
+    """The printed command finds with the result what the detector with these weights finds."""
+    out = tmp_path / "out"
+    assert main(command(data, model, out, "--mode", mode, *more)) == 0
+    shown = capsys.readouterr().out
+    for text in (
+        "classes:",
+        "2: cup, dog",
+        "NUM_CLASSES:",
+        "learning rate:",
+        "validation:",
+        " before, ",
+        "report.html",
+    ):
+        assert text in shown
+    page = (out / "report.html").read_text()
+    assert all(text in page for text in ("AP over training", "AP by class", "<td>cup</td>", "What was chosen"))
+    assert (out / "zero_shot" / "inference" / VALIDATION_SET / "report.html").is_file()
+    printed = next(line for line in shown.splitlines() if line.startswith("use it with: "))
+    words = shlex.split(printed.removeprefix("use it with: glip "))
+    picture = data.with_suffix("") / "1.png"
+    words[words.index("PICTURE")] = str(picture)
+    assert main([*words, "--threshold", "0", "--output", str(tmp_path / "found"), "--device", "cpu"]) == 0
+    record = json.loads((tmp_path / "found" / "predictions.json").read_text())
+    assert record["info"]["prompt"] == ["cup. dog"]
+    tuned = Detector.from_config_file(out / "config.yml", out / "model_best.pth", device="cpu")
+    (wanted,) = tuned.predict(str(picture), ["cup", "dog"], threshold=0.0)
+    found = [annotation["score"] for annotation in record["annotations"]]
+    assert found == pytest.approx(wanted.scores.tolist(), abs=1e-3) and len(found) > 0
+    if mode != "full":
+        adapter = Adapter.load(out / "adapter.safetensors")
+        assert adapter.vocabulary == ("cup", "dog") and adapter.base == str(model)
+    if more:
+        assert json.loads((out / "few_shot_images.json").read_text())[TRAIN_SET]["shots"] == 2
+        assert list((out / "features").rglob("*.safetensors"))
+
+
+def told(capsys) -> list[str]:
+    """What the command itself says, without the log."""
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("AP", "wrote ", "use it"))]
+
+
+def test_the_same_command_again_does_nothing_anew(data, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(command(data, model, out, "--mode", "linear")) == 0
+    first, written = told(capsys), (out / "model_final.pth").stat().st_mtime_ns
+    assert main(command(data, model, out, "--mode", "linear")) == 0
+    assert told(capsys) == first and (out / "model_final.pth").stat().st_mtime_ns == written
+
+
+def test_what_is_chosen(data, model, tmp_path):
+    cfg, name, classes, choices = plan_own_data(own(data, model, tmp_path, mode="full"))
+    assert (name, classes) == (str(model), ["cup", "dog"])
+    assert (cfg.SOLVER.BASE_LR, cfg.SOLVER.LANG_LR, cfg.SOLVER.WEIGHT_DECAY) == (5e-5, 5e-6, 0.05)  # two pictures
+    assert cfg.MODEL.DYHEAD.NUM_CLASSES == 3 and cfg.DATASETS.DISABLE_SHUFFLE
+    assert choices["prompt"] == "cup. dog" and "2 of 8 pictures" in choices["validation"]
+    prompt = plan_own_data(own(data, model, tmp_path, mode="prompt", shots=1, device="cuda")).cfg.SOLVER
+    assert (prompt.BASE_LR, prompt.WEIGHT_DECAY, prompt.IMS_PER_BATCH, prompt.USE_AMP) == (0.05, 0.25, 2, True)
+    assert prompt.TUNING_HIGHLEVEL_OVERRIDE == "language_prompt_v2"
+
+
+def test_a_rate_far_from_the_recipe(data, model, tmp_path, caplog):
+    plan_own_data(own(data, model, tmp_path, rate=1e-4))
+    assert "far from" not in caplog.text
+    plan_own_data(own(data, model, tmp_path, rate=0.05))
+    assert "learning rate 0.05 is far from 5e-05, with which full tuning usually works" in caplog.text
+
+
+def test_no_class_is_set_aside_as_a_whole(data, tmp_path):
+    """Of every seed: parts without common pictures, which together are all, and all classes to train on."""
+    content = json.loads(data.read_text())
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 1 or a["image_id"] == 3]
+    for seed in range(6):
+        parts = [json.loads(p.read_text()) for p in split_annotations(content, tmp_path, seed)[:2]]
+        ids = [{image["id"] for image in part["images"]} for part in parts]
+        assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 8 and ids[1]
+        assert {a["category_id"] for a in parts[0]["annotations"]} == {1, 2}
+        assert all(
+            {a["image_id"] for a in part["annotations"]} <= known for part, known in zip(parts, ids, strict=True)
+        )
+
+
+def change(data, **changes):
+    content = json.loads(data.read_text())
+    for key, change in changes.items():
+        change(content[key])
+    data.write_text(json.dumps(content))
+    return data
+
+
+BAD = {
+    "an empty name": (lambda data: change(data, categories=lambda c: c[0].update(name=" ")), "is called ' '"),
+    "a name twice": (lambda data: change(data, categories=lambda c: c[1].update(name="Cup")), "both called 'Cup'"),
+    "no boxes": (lambda data: change(data, annotations=lambda a: a.clear()), "empty list 'annotations'"),
+    "boxes of no number": (
+        lambda data: change(data, annotations=lambda a: [one.update(bbox=[1, 2, float("nan"), 3]) for one in a]),
+        "not four finite numbers|not finite|no usable picture",
+    ),
+    "one picture": (lambda data: change(data, annotations=lambda a: a.__delitem__(slice(1, None))), "give --val"),
+    "no JSON": (lambda data: data.write_text("{") and data, "are no JSON"),
+    "a list": (lambda data: data.write_text("[]") and data, "have no list 'images'"),
+    "a name of 80 tokens": (
+        lambda data: change(data, categories=lambda c: c[0].update(name=" ".join(["star"] * 80))),
+        "a learnt prompt belongs to one text",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_data(data, model, tmp_path, capsys, case):
+    spoil, message = BAD[case]
+    assert main(command(spoil(data), model, tmp_path / "out", "--mode", "prompt")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert any(part in error for part in message.split("|")), error
+
+
+def test_bad_arguments(data, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    for more, message in (
+        (("--cache-features",), "--cache-features needs a frozen image encoder"),
+        (("--lr", "-1"), "--lr -1"),
+        (("--images", str(tmp_path / "nowhere")), "nowhere' is not there"),
+        (("--val", str(tmp_path / "no.json")), "no.json"),
+    ):
+        assert main(command(data, model, out, *more)) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_validation_of_other_classes(data, model, tmp_path, capsys):
+    other = change(write_split(tmp_path / "other", "val", 3), categories=lambda c: c[0].update(name="bird"))
+    more = ("--val", str(other), "--val-images", str(other.with_suffix("")))
+    assert main(command(data, model, tmp_path / "out", *more)) == 2
+    assert "classes that the training data do not name: 'bird'" in capsys.readouterr().err
