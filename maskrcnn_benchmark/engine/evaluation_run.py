@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from maskrcnn_benchmark.engine.dataset_figures import figures_of
 from maskrcnn_benchmark.engine.inference import inference
 from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.model_files import find_model
-from maskrcnn_benchmark.engine.task_model import TaskModel, weight_name
+from maskrcnn_benchmark.engine.task_model import TaskModel, find_weight, weight_name
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.evaluation.odinw import (
     COLLECTIONS,
@@ -215,12 +216,21 @@ def evaluate_task(
             output_folder=None if target is None else str(target),
             cfg=cfg,
             resume=options.resume,
-            description={"weight": options.weight},
+            description={"weight": weight_state(options.weight), "precision": options.precision},
             save_vis=options.save_vis,
             has_fixed_weights=options.has_fixed_weights,
         )
         figures[name] = comm.broadcast_object(figures_of(result))
     return figures
+
+
+def weight_state(weight: str) -> list[Any]:
+    """What changes with the content of a checkpoint: its name, and of a file size and time of the last change."""
+    path = Path(find_weight(weight)) if weight else Path()
+    if not path.is_file():
+        return [weight]
+    state = path.stat()
+    return [weight, state.st_size, state.st_mtime_ns]
 
 
 def _check_annotations(name: str, loader) -> None:

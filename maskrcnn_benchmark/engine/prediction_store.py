@@ -15,6 +15,7 @@ import torch
 
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 DESCRIPTION = "evaluation.json"
 PATTERN = "*.boxes"
@@ -209,7 +210,7 @@ def _prepare(folder: Path, description: Mapping[str, Any], resume: bool) -> None
     note = folder / DESCRIPTION
     wanted = {name: fingerprint(value) for name, value in description.items()}
     if resume and note.is_file():
-        found = json.loads(note.read_text(encoding="utf-8"))
+        found = _read_note(note)
         different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
         if different:
             raise ValueError(
@@ -220,7 +221,14 @@ def _prepare(folder: Path, description: Mapping[str, Any], resume: bool) -> None
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    note.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
+    write_complete(note, json.dumps(wanted, indent=2) + "\n")
+
+
+def _read_note(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}; leave --resume away to start afresh") from error
 
 
 def fingerprint(value: Any) -> str:
