@@ -133,8 +133,8 @@ class BiMultiHeadAttention(nn.Module):
         return self.out_l_proj(heads.flatten(2))
 
     def _is_fused(self, logits: Tensor) -> bool:
-        """Whether one kernel computes both softmaxes: in training on a GPU."""
-        if self.stable_softmax_2d or not logits.requires_grad or torch.compiler.is_compiling():
+        """Whether one kernel computes both softmaxes: in training on a GPU, also of a part that is frozen."""
+        if self.stable_softmax_2d or not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return False
         return serves_two_way_attention(logits, self.num_heads, self.dropout)
 
