@@ -23,6 +23,7 @@ COMMANDS = {
     "data": Command("maskrcnn_benchmark.cli.data", "fetch public datasets, check any dataset"),
     "train": Command("maskrcnn_benchmark.cli.train", "train a model from a configuration file"),
     "finetune": Command("maskrcnn_benchmark.cli.finetune", "fine-tune a model on your own annotated pictures"),
+    "prompt": Command("maskrcnn_benchmark.cli.prompt", "find the words that find your classes best"),
     "eval": Command("maskrcnn_benchmark.cli.eval", "measure a model on test sets"),
     "env": Command("maskrcnn_benchmark.cli.env", "show the versions and devices in use"),
 }
