@@ -177,7 +177,6 @@ def _training_sampler(cfg, dataset: Dataset, num_replicas: int, rank: int) -> Sa
         rank,
         shuffle=True,
         use_random=use_random,
-        seed=cfg.SOLVER.SEED,
         draw_seed=_equal_random_seed,
     )
 

@@ -164,19 +164,6 @@ def test_defaults_and_random_seed():
     assert len(passes) > 1 and all(sorted(order) == list(range(6)) for order in passes)
 
 
-def test_seed_changes_the_order_of_all_epochs():
-    def orders(**options) -> list[tuple[int, ...]]:
-        sampler = DistributedSampler(range(20), 1, 0, **options)
-        passes = []
-        for epoch in range(3):
-            sampler.set_epoch(epoch)
-            passes.append(tuple(sampler))
-        return passes
-
-    assert orders(seed=0) == orders() and orders(seed=10) == orders(seed=10)
-    assert len({order for seed in (0, 1, 10) for order in orders(seed=seed)}) == 9
-
-
 def test_bad_arguments():
     with pytest.raises(ValueError, match="rank=2 is not in"):
         DistributedSampler(range(5), 2, 2)

@@ -7,11 +7,11 @@ from torch.utils.data import Sampler
 
 from maskrcnn_benchmark.utils import comm
 
-_SEED_STEP = 1 << 24  # beyond any number of epochs
-
 
 class DistributedSampler(Sampler[int]):
     """Gives every process an equally long, contiguous slice of one permutation, a new one for each epoch.
+
+    As in the original the permutations depend on the epoch alone, not on SOLVER.SEED.
 
     The permutation is padded by its own beginning when the processes do not divide the dataset.
 
@@ -20,7 +20,6 @@ class DistributedSampler(Sampler[int]):
         shuffle: permute; otherwise the slices are cut from the dataset's order.
         use_random: draw each pass's seed anew, the same on all processes, instead of using the epoch number.
         draw_seed: what draws it; by default the first process does, and tells the others, who begin a pass together.
-        seed: of the permutations; with 0 they are the original's, which depend on the epoch alone.
     Raises: ValueError for an empty dataset or a rank outside [0, num_replicas).
     """
 
@@ -31,7 +30,6 @@ class DistributedSampler(Sampler[int]):
         rank: int | None = None,
         shuffle: bool = True,
         use_random: bool = False,
-        seed: int = 0,
         draw_seed: Callable[[], int] = comm.shared_random_seed,
     ) -> None:
         self.dataset = dataset
@@ -43,7 +41,6 @@ class DistributedSampler(Sampler[int]):
             raise ValueError("the dataset is empty: there is nothing to share out")
         self.shuffle = shuffle
         self.use_random = use_random
-        self.seed = seed
         self.draw_seed = draw_seed
         self.epoch = 0
         self.num_samples = -(-len(dataset) // self.num_replicas)  # rounded up
@@ -52,7 +49,7 @@ class DistributedSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         size = len(self.dataset)
         if self.shuffle:
-            seed = self.draw_seed() if self.use_random else self.epoch + self.seed * _SEED_STEP
+            seed = self.draw_seed() if self.use_random else self.epoch
             order = torch.randperm(size, generator=torch.Generator().manual_seed(seed)).tolist()
         else:
             order = list(range(size))
