@@ -14,6 +14,7 @@ from maskrcnn_benchmark.scenes.dataset import FORMATS, write_dataset
 from maskrcnn_benchmark.scenes.sampling import SPLITS
 from maskrcnn_benchmark.scenes.scene import Scene
 from maskrcnn_benchmark.scenes.statistics import read_scene_statistics
+from maskrcnn_benchmark.scenes.styles import PLAIN, STYLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--workers", type=int, default=processors(), help="processes (default: one per core)")
     parser.add_argument("--format", choices=FORMATS, default="jpg", help="of the pictures (default: %(default)s)")
+    parser.add_argument("--style", choices=STYLES, default=PLAIN, help="how they are drawn (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
@@ -52,7 +54,14 @@ def run(args: argparse.Namespace) -> int:
 
     check_output_folder(args.out, "--out")
     out = write_dataset(
-        args.out, args.split, args.num, args.seed, workers=args.workers, image_format=args.format, progress=progress
+        args.out,
+        args.split,
+        args.num,
+        args.seed,
+        workers=args.workers,
+        image_format=args.format,
+        style=args.style,
+        progress=progress,
     )
     write(str(read_scene_statistics(out)))
     write(f"written to {out}")

@@ -12,6 +12,7 @@ from maskrcnn_benchmark.scenes.generator import generate_scene
 from maskrcnn_benchmark.scenes.kinds import KINDS
 from maskrcnn_benchmark.scenes.palette import ALL_PAIRS, NOVEL_PAIRS, pair_name
 from maskrcnn_benchmark.scenes.scene import Scene
+from maskrcnn_benchmark.scenes.styles import PLAIN, STYLES
 from maskrcnn_benchmark.utils.complete_files import completed_folder
 
 FORMATS = ("jpg", "png")
@@ -126,8 +127,9 @@ def build_grounding(scenes: list[Scene], file_names: list[str]) -> Json:
     }
 
 
-def _render_one(index: int, *, seed: int, split: str, image_folder: str, image_format: str) -> Scene:
+def _render_one(index: int, *, seed: int, split: str, image_folder: str, image_format: str, style: str) -> Scene:
     picture, scene = generate_scene(seed, split, index)
+    picture = STYLES[style](picture)
     path = os.path.join(image_folder, _file_name(index, image_format))
     if image_format == "jpg":
         picture.save(path, quality=95, subsampling=0)
@@ -156,6 +158,7 @@ def write_dataset(
     *,
     workers: int = 1,
     image_format: str = "jpg",
+    style: str = PLAIN,
     progress: Progress = lambda scenes: scenes,
 ) -> Path:
     """Writes ``count`` scenes to a new or empty folder ``out``, which appears only when it is complete.
@@ -163,19 +166,25 @@ def write_dataset(
     The folder holds ``images/``, ``instances.json``, ``grounding.json`` and, except for train,
     ``instances_pairs.json``. ``progress`` may wrap the iterator of finished scenes.
 
-    Raises: ValueError for a bad count, format or split; FileExistsError if ``out`` is a file or a folder with content.
+    ``style`` is how pictures are drawn, see ``scenes.styles``; their contents do not depend on it.
+
+    Raises: ValueError for a bad count, format, style or split; FileExistsError if ``out`` is a file or a folder with
+        content.
     """
     out = Path(out).absolute()
     if count < 1:
         raise ValueError(f"the number of scenes must be at least 1, not {count}")
     if image_format not in FORMATS:
         raise ValueError(f"unknown image format {image_format!r}: choose one of {', '.join(FORMATS)}")
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}: choose one of {', '.join(STYLES)}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise FileExistsError(f"{out} exists and is not an empty folder: name another one or remove it first")
     with completed_folder(out) as folder:
         images = folder / "images"
         images.mkdir()
-        render = partial(_render_one, seed=seed, split=split, image_folder=str(images), image_format=image_format)
+        settings = {"seed": seed, "split": split, "image_format": image_format, "style": style}
+        render = partial(_render_one, image_folder=str(images), **settings)
         scenes = list(progress(_scenes(render, count, min(workers, count))))
         names = [_file_name(index, image_format) for index in range(count)]
         _write_json(folder / "instances.json", build_instances(scenes, names))
