@@ -4,7 +4,7 @@ import argparse
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,14 +16,16 @@ from torch import nn
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import dataset_names, make_data_loader
 from maskrcnn_benchmark.data.datasets.coco_json import check_records
+from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.picture_files import describe_missing, missing_pictures
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 from maskrcnn_benchmark.engine.dataset_figures import figures_of
-from maskrcnn_benchmark.engine.inference import inference
+from maskrcnn_benchmark.engine.inference import inference, plain_dataset
 from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.task_model import TaskModel, find_weight, weight_name
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
 from maskrcnn_benchmark.evaluation.odinw import (
     COLLECTIONS,
     summarize_tasks,
@@ -112,13 +114,14 @@ def model_configuration(args: argparse.Namespace, opts: Sequence[str]) -> tuple[
 def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[str]) -> list[Task]:
     """The tasks: the model's own test sets, or one for each file of `task_config`, to which `opts` apply again.
 
-    `task_config` names files, or collections of them, such as odinw_13, separated by commas.
+    `task_config` names files, or collections of them, such as odinw_13, separated by commas. A task has the name of its
+    file, with that of its folder before it where files in several folders are called the same.
     """
     if not task_config:
         return [Task("", cfg)]
     language = cfg.MODEL.LANGUAGE_BACKBONE
     tasks = []
-    for path in _task_paths(task_config):
+    for name, path in named_files(_task_paths(task_config)).items():
         merged = cfg.clone()
         merged.defrost()
         merged.merge_from_file(path)
@@ -126,8 +129,21 @@ def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[st
         merged.MODEL.LANGUAGE_BACKBONE.MODEL_TYPE = language.MODEL_TYPE  # the folders found for the model
         merged.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE = language.TOKENIZER_TYPE
         merged.freeze()
-        tasks.append(Task(path.stem, merged))
+        tasks.append(Task(name, merged))
     return tasks
+
+
+def named_files(paths: Iterable[Path]) -> dict[str, Path]:
+    """Files by stem, or by as many folders before it as it takes to tell them apart; a repeated file comes once."""
+    files = {path.resolve(): path for path in paths}
+    named: dict[str, Path] = {}
+    for whole, path in files.items():
+        others = [other.with_suffix("").parts for other in files if other != whole]
+        parts = whole.with_suffix("").parts
+        lengths = (n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others))
+        length = next(lengths, 0)  # 0: another file differs in its suffix alone
+        named["-".join(parts[-length:]) if length else whole.name] = path
+    return named
 
 
 def _task_paths(task_config: str) -> Iterator[Path]:
@@ -235,11 +251,13 @@ def weight_state(weight: str) -> list[Any]:
 
 def _check_annotations(name: str, loader) -> None:
     """Looks at the annotations of a test set before any time goes into it."""
-    coco = getattr(loader.dataset, "coco", None)
-    if coco is None:
-        return
+    dataset = plain_dataset(loader)
     try:
-        check_records(coco)
+        if isinstance(dataset, LvisDetection):
+            LVIS(dataset.lvis.dataset)
+            check_records(dataset.lvis)
+        elif hasattr(dataset, "coco"):
+            check_records(dataset.coco)
     except ValueError as error:
         raise ValueError(f"test set {name}: {error}") from error
 

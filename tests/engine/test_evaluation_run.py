@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from evaluation_data import write_coco, write_flickr
+from evaluation_data import write_coco, write_flickr, write_lvis
 from published_command import Setting
 from tiny_detector import REPOSITORY
 
@@ -17,9 +17,9 @@ from maskrcnn_benchmark.cli.tools import run_evaluation
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.engine import evaluation_run
 from maskrcnn_benchmark.engine import inference as inference_module
-from maskrcnn_benchmark.engine.evaluation_run import task_configurations
+from maskrcnn_benchmark.engine.evaluation_run import named_files, task_configurations
 from maskrcnn_benchmark.engine.prediction_store import PATTERN
-from maskrcnn_benchmark.evaluation.odinw import ODINW_13
+from maskrcnn_benchmark.evaluation.odinw import ODINW_13, task_files
 
 BASE = "glip_Swin_T_O365_GoldG"
 SMALL = (
@@ -97,6 +97,12 @@ def test_collections_stand_for_their_files(monkeypatch):
     assert [task.name for task in tasks] == [*ODINW_13, "WildfireSmoke"]
     assert all(task.cfg.DATASETS.TEST == ("test",) for task in tasks)
     assert tasks[0].cfg.DATASETS.REGISTER.test != tasks[1].cfg.DATASETS.REGISTER.test
+
+
+def test_files_of_tasks_that_are_called_the_same():
+    paths = [Path(text) for text in ("a/one.v2.yaml", "b/one.v2.yaml", "b/two.yaml", "b/../a/one.v2.yaml", "b/two.yml")]
+    assert list(named_files(paths)) == ["a-one.v2", "b-one.v2", "two.yaml", "two.yml"]
+    assert len(named_files([*task_files("odinw_13"), *task_files("odinw_35")])) == 13 + 35
 
 
 def test_one_task_has_the_original_layout(place):
@@ -209,6 +215,17 @@ def test_unusable_records(place, capsys, section, change, message):
     assert evaluate(place) == BAD_INPUT
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not folder(place).exists()
+
+
+@pytest.mark.parametrize("key", ["neg_category_ids", "width"])
+def test_unusable_records_of_lvis(place, capsys, key):
+    path = write_lvis(place.folder)
+    content = json.loads(path.read_text())
+    del content["images"][2][key]
+    path.write_text(json.dumps(content))
+    assert evaluate(place, "--task_config", "configs/lvis/minival.yaml", "TEST.EVAL_TASK", "detection") == BAD_INPUT
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert key in message and "3" in message and not folder(place, "lvis_evaluation_mini_val").exists()
 
 
 @pytest.mark.parametrize("ids", [(0, 1, 2), ("a", "b", "c"), (900, 3, 40)])
