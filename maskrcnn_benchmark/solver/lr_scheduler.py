@@ -106,9 +106,9 @@ class WarmupCosineAnnealingLR(LRScheduler):
 class WarmupReduceLROnPlateau(ReduceLROnPlateau):
     """After warm-up, multiplies the rates by `gamma` when the validation score has not risen for `patience` scores.
 
-    `step()` counts an iteration, `step(score)` reports a validation score. Scores during warm-up and scores of exactly
-    0, a detector that finds nothing yet, do not count. Unlike the original's, the first iteration is part of the
-    warm-up.
+    `step()` counts an iteration, `step(score)` reports a validation score. A score of exactly 0, a detector that finds
+    nothing yet, does not count, and one during warm-up is a step of that. As in the original the first iteration has
+    the full rates, since nothing is set before the first step, and the last step of the warm-up sets them again.
 
     Args:
         gamma: factor per drop.
@@ -133,20 +133,19 @@ class WarmupReduceLROnPlateau(ReduceLROnPlateau):
         self.warmup_factor, self.warmup_iters, self.warmup_method = warmup_factor, warmup_iters, warmup_method
         super().__init__(optimizer, mode="max", factor=gamma, patience=patience, min_lr=eta_min)
         self.base_lrs = [group["lr"] for group in optimizer.param_groups]
-        self.iteration = 0
-        if warmup_iters > 0:
-            self._warm_up()
+        self.warmup_steps = 0
 
     def step(self, metrics: float | None = None) -> None:  # type: ignore[override]
-        if metrics is None:
-            self.iteration += 1
-            if self.iteration <= self.warmup_iters:
-                self._warm_up()
-        elif metrics and self.iteration >= self.warmup_iters:
+        if self.warmup_steps < self.warmup_iters:
+            self._warm_up()
+        elif metrics:
             super().step(metrics)
 
     def _warm_up(self) -> None:
-        warmup = warmup_multiplier(self.iteration, self.warmup_method, self.warmup_factor, self.warmup_iters)
+        warmup = warmup_multiplier(self.warmup_steps, self.warmup_method, self.warmup_factor, self.warmup_iters)
+        self.warmup_steps += 1
+        if self.warmup_steps == self.warmup_iters:
+            warmup = 1.0
         for group, base in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = base * warmup
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

@@ -130,16 +130,18 @@ def test_plateau_does_not_count_a_score_of_zero():
     assert scheduler.optimizer.param_groups[0]["lr"] == 1
 
 
-def test_plateau_warms_up_and_ignores_scores_meanwhile():
+def test_plateau_warms_up_after_the_first_iteration():
+    assert rates(plateau(warmup_iters=4, warmup_factor=0.0), 7) == pytest.approx([1, 0, 0.25, 0.5, 1, 1, 1])
+
+
+def test_plateau_takes_scores_during_warm_up_for_steps_of_it():
     scheduler = plateau(warmup_iters=4, warmup_factor=0.0)
     seen = []
-    for iteration in range(6):
+    for score in (0.5, 0.0, None, 0.5, 0.5, 0.4):
+        scheduler.step(score)
         seen.append(scheduler.optimizer.param_groups[0]["lr"])
-        scheduler.step()
-        if iteration < 3:
-            scheduler.step(0.5)
-    assert seen == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1])
-    assert scheduler.num_bad_epochs == 0
+    assert seen == pytest.approx([0, 0.25, 0.5, 1, 1, 1])
+    assert scheduler.num_bad_epochs == 1 and scheduler.best == 0.5
 
 
 @pytest.mark.parametrize(
