@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.data.datasets.directional_caption import mirror_text
-from maskrcnn_benchmark.modeling.detector.detect_later import detect_later
 from maskrcnn_benchmark.modeling.detector import FeaturePyramid, GeneralizedVLRCNN
+from maskrcnn_benchmark.modeling.detector.detect_later import detect_later
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.knowledge import class_features
 from maskrcnn_benchmark.modeling.postprocess.token_scores import PositiveMap, TokenMap, build_token_map
