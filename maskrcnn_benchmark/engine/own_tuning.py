@@ -73,6 +73,8 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     result = fine_tune(plan.cfg, device, TuningOptions(tests_best=True))
     if not result.is_finished:
         return None
+    for path in own.output.glob("model_[0-9]*.pth"):  # to go on from; the best and the last stay
+        path.unlink()
     after = result.test[VALIDATION_SET]
     if score_of(after) < score_of(before):
         logger.warning(

@@ -81,6 +81,7 @@ def test_from_annotations_to_predictions(data, model, tmp_path, capsys, mode, mo
     (wanted,) = tuned.predict(str(picture), ["cup", "dog"], threshold=0.0)
     found = [annotation["score"] for annotation in record["annotations"]]
     assert found == pytest.approx(wanted.scores.tolist(), abs=1e-3) and len(found) > 0
+    assert sorted(path.name for path in out.glob("*.pth")) == ["model_best.pth", "model_final.pth"]
     if mode != "full":
         adapter = Adapter.load(out / "adapter.safetensors")
         assert adapter.vocabulary == ("cup", "dog") and adapter.base == str(model)
