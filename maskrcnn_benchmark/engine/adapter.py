@@ -120,7 +120,8 @@ class Adapter:
                 width, fits = _text_width(model), value.dim() == 2 and len(value) <= MAX_PROMPT_ROWS
                 if not fits or value.shape[1] != width:
                     raise ValueError(
-                        f"the adapter's prompt table {tuple(value.shape)} does not fit text of width {width}"
+                        f"the adapter was trained with {self.base}: its prompt table {tuple(value.shape)} does not fit "
+                        f"text of width {width}"
                     )
             elif name not in named or named[name].shape != value.shape:
                 there = tuple(named[name].shape) if name in named else "nothing"
