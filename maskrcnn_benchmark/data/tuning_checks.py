@@ -40,13 +40,18 @@ def few_shot_choices(names: Iterable[str], parts: Iterable[Any]) -> dict[str, di
 def check_training_parts(parts: Mapping[str, Dataset], tokenizer, max_tokens: int) -> None:
     """Looks at the annotations of detection data by name of the set; other data are left alone.
 
-    A class without a box is no mistake: it stays in the prompt, and is trained as absent. That is logged.
-    Raises: ValueError for boxes that are no numbers, and for boxes of a class whose name the model cannot read.
+    A class without a box is no mistake: it stays in the prompt, and is trained as absent. That is logged, as are
+    classes of one name, and names that the text encoder does not know.
+    Raises: ValueError for boxes that are no numbers, for boxes of a class whose name the model cannot read, and where
+        there is no box at all.
     """
+    has_boxes = False
     for name, dataset in parts.items():
         if not isinstance(dataset, COCODataset | CocoGrounding):
+            has_boxes = True
             continue
         boxes = _count_boxes(name, dataset)
+        has_boxes = has_boxes or bool(boxes)
         names = dataset.numbering.names
         absent = [names[label] for label in names if not boxes[label] and dataset.numbering.id_of[label] != 0]
         if absent:
@@ -57,8 +62,12 @@ def check_training_parts(parts: Mapping[str, Dataset], tokenizer, max_tokens: in
                 len(names),
                 listed(absent),
             )
+        if isinstance(dataset, CocoGrounding):
+            _warn_of_names(name, dataset, tokenizer)
         if isinstance(dataset, CocoGrounding) and isinstance(dataset.prompt, FullPrompt):
             _check_readable(name, dataset.prompt, boxes, tokenizer, max_tokens)
+    if not has_boxes:
+        raise ValueError(f"there is nothing to learn: no box that is not a crowd in {listed(list(parts))}")
 
 
 def check_validation(
@@ -124,6 +133,38 @@ def _count_boxes(name: str, dataset: COCODataset | CocoGrounding) -> Counter[int
             f"{'; '.join(bad[:_EXAMPLES])}{more}. Correct or remove them"
         )
     return counts
+
+
+def _warn_of_names(name: str, dataset: CocoGrounding, tokenizer) -> None:
+    """Classes that the model cannot tell from others by their names."""
+    texts, has_manual_prompt = list(dataset.numbering.names.values()), False
+    if isinstance(dataset.prompt, FullPrompt):
+        caption, spans = dataset.prompt.caption_in_order()
+        texts = [caption[begin:end] for begin, end in spans.values()]
+        has_manual_prompt = dataset.prompt.caption_prompt is not None
+    times = Counter(map(_folded, texts))
+    alike = [text for text in texts if times[_folded(text)] > 1]
+    if alike and not has_manual_prompt:  # which may tell them apart by more than their names
+        logger.warning(
+            "Training set %s has %d classes whose names are alike, so that boxes of one train as absent for another: "
+            "%s. Merge them, or give them different names",
+            name,
+            len(alike),
+            listed(alike),
+        )
+    unknown = [
+        text
+        for text in texts
+        if tokenizer.unk_token_id in tokenizer(clean_name(text), add_special_tokens=False)["input_ids"]
+    ]
+    if unknown:
+        logger.warning(
+            "Training set %s has %d class names with words that the text encoder does not know and cannot tell "
+            "apart: %s. Name them in its language",
+            name,
+            len(unknown),
+            listed(unknown),
+        )
 
 
 def _check_readable(name: str, prompt: FullPrompt, boxes: Mapping[int, int], tokenizer, max_tokens: int) -> None:

@@ -101,7 +101,7 @@ def fine_tune(cfg: CfgNode, device: torch.device, options: TuningOptions | None 
     key = _fingerprint(cfg, options)
     done = comm.broadcast_object(_stored_result(folder, key, options))
     if done is not None:
-        logger.info("%s is done already", folder)
+        logger.info("%s is done already (--resume none trains it anew, after a change of the data too)", folder)
         return done
     _check_folder(folder, cfg, options.run)
     mkdir(folder)
@@ -119,7 +119,7 @@ def fine_tune(cfg: CfgNode, device: torch.device, options: TuningOptions | None 
         del trained  # before the test, or the next training, builds a model
         gc.collect()
         report = comm.broadcast_object(_read_json(folder / REPORT_FILE))
-    checkpoint = comm.broadcast_object(str(_checkpoint_to_test(folder, cfg, options)))
+    checkpoint = comm.broadcast_object(str(_checkpoint_to_test(folder, cfg, options, report)))
     test_folder = folder / "eval" / Path(BEST).stem if Path(checkpoint).name == BEST else folder
     test = {} if options.skip_test else _test(cfg, device, checkpoint, options.test_sets, test_folder)
     result = TuningResult(
@@ -152,7 +152,7 @@ def checked_loaders(cfg: CfgNode) -> Loaders:
         check_validation(name, plain_dataset(loaders.validation), parts, tokenizer, max_tokens)
     choices = few_shot_choices(parts, parts.values())
     if choices and comm.is_main_process():
-        write_json(Path(cfg.OUTPUT_DIR, FEW_SHOT_FILE), choices)
+        _note_choices(Path(cfg.OUTPUT_DIR), choices)
     for name, choice in choices.items():
         logger.info("Few-shot data %s: %d pictures, see %s", name, len(choice["image_ids"]), FEW_SHOT_FILE)
     if cfg.DATASETS.FEW_SHOT > 0 and (others := [name for name in parts if name not in choices]):
@@ -165,6 +165,18 @@ def checked_loaders(cfg: CfgNode) -> Loaders:
             ", nor does it wait for a plateau" if cfg.SOLVER.USE_AUTOSTEP else "",
         )
     return loaders
+
+
+def _note_choices(folder: Path, choices: Mapping[str, Any]) -> None:
+    """Writes them to FEW_SHOT_FILE, and says where a run goes on with other pictures than it began with."""
+    path = folder / FEW_SHOT_FILE
+    if (folder / TAG_FILE).is_file() and path.is_file() and _read_json(path) != json.loads(json.dumps(choices)):
+        logger.warning(
+            "The data were changed since this run began: the few-shot pictures are no longer those of %s. "
+            "--resume none trains anew",
+            path,
+        )
+    write_json(path, choices)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -200,11 +212,13 @@ def _stored_result(folder: Path, key: str, options: TuningOptions) -> TuningResu
 
 
 def _forget(folder: Path, options: TuningOptions) -> None:
-    """Removes what a run that is stopped could be mistaken for: an earlier result, and the tag of its checkpoint."""
+    """Removes what a run that is stopped could be mistaken for: an earlier result, the tag of its checkpoint, and the
+    choice of its pictures."""
     if comm.is_main_process():
         (folder / RESULT_FILE).unlink(missing_ok=True)
         if options.run.resume == RESUME_NONE and not options.skip_train:
-            (folder / TAG_FILE).unlink(missing_ok=True)
+            for name in (TAG_FILE, FEW_SHOT_FILE):
+                (folder / name).unlink(missing_ok=True)
     comm.synchronize()
 
 
@@ -256,11 +270,12 @@ def _values(cfg: CfgNode) -> dict[str, str]:
     return values
 
 
-def _checkpoint_to_test(folder: Path, cfg: CfgNode, options: TuningOptions) -> Path | str:
+def _checkpoint_to_test(folder: Path, cfg: CfgNode, options: TuningOptions, report: Mapping[str, Any]) -> Path | str:
     if options.tests_best:
-        if (folder / BEST).is_file():
+        is_of_this_run = options.skip_train or report.get("best") is not None
+        if is_of_this_run and (folder / BEST).is_file():
             return folder / BEST
-        logger.warning("%s is not there, as nothing was measured in training: testing the last weights", folder / BEST)
+        logger.warning("There is no %s of this run, as nothing was measured: testing the last weights", folder / BEST)
     if (folder / FINAL).is_file():
         return folder / FINAL
     return read_tag(folder / TAG_FILE) if (folder / TAG_FILE).is_file() else cfg.MODEL.WEIGHT

@@ -18,7 +18,7 @@ class Shots:
     Args:
         shots: pictures per category (see DATASETS.FEW_SHOT_RULE), 0 for all.
         epochs: SOLVER.MAX_EPOCH. copies: DATASETS.GENERAL_COPY, how often an epoch shows each picture.
-        validation_shots: of prepared validation data; None for as many as `shots`.
+        validation_shots: of prepared validation data, 0 for all; None for as many as `shots`.
     """
 
     shots: int
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--push_both_val_and_test", action="store_true", help='test on DATASETS.TEST and on the set "test"'
     )
-    parser.add_argument("--keep_testing", action="store_true", help="accepted")
+    parser.add_argument("--keep_testing", action="store_true", help="accepted; each result is tested once")
     parser.add_argument(
         "--measure_start", action="store_true", help="measure the weights before the first step, too, to see a fall"
     )

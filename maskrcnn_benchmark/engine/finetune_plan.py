@@ -3,6 +3,7 @@
 import argparse
 import glob
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +70,7 @@ def plan_tunings(args: argparse.Namespace, opts: Sequence[str], base: CfgNode) -
     if args.use_prepared_data and all_shots == [None]:
         raise ValueError("--use_prepared_data needs --custom_shot_and_epoch_and_general_copy, which names the sets")
     files: list[Path | None] = [*task_files(args.ft_tasks)] or [None]
-    names = [Path(file or args.config_file) for file in files]
+    names = task_names([Path(file or args.config_file) for file in files])
     planned = []
     for shots in all_shots:
         output = Path(base.OUTPUT_DIR, f"shots_{shots.shots}" if shots is not None and len(all_shots) > 1 else "")
@@ -78,28 +79,40 @@ def plan_tunings(args: argparse.Namespace, opts: Sequence[str], base: CfgNode) -
                 cfg = _configuration(base, file, shots, seed, opts, args.use_prepared_data)
                 cfg.OUTPUT_DIR = str(output / f"ft_task_{number}{'' if seed is None else f'_seed_{seed}'}")
                 cfg.freeze()
-                planned.append(PlannedTuning(number, _task_name(names[number - 1], names), shots, seed, cfg))
+                planned.append(PlannedTuning(number, names[number - 1], shots, seed, cfg))
     return planned
 
 
 def task_files(patterns: str) -> list[Path]:
-    """The files of a comma list of patterns, each expanded and sorted; none for an empty list.
+    """The files of a comma list of patterns, each expanded and sorted; none for an empty list. A file that several
+    patterns name comes once.
 
     Raises: FileNotFoundError for a pattern without a file.
     """
-    files: list[Path] = []
+    files: dict[str, Path] = {}
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
         found = sorted(glob.glob(pattern))
         if not found:
             found = [str(resolve_config_file(pattern))]  # beside the package, or an error that says where it looked
-        files += map(Path, found)
-    return files
+        for path in found:
+            files.setdefault(os.path.abspath(path), Path(path))
+    return [*files.values()]
 
 
-def _task_name(file: Path, files: Sequence[Path]) -> str:
-    """Name of the file, with its folder where several are called alike."""
-    is_unique = sum(other.stem == file.stem for other in files) == 1
-    return file.stem if is_unique else f"{file.parent.name}/{file.stem}"
+def task_names(files: Sequence[Path]) -> list[str]:
+    """Names of the files without ending, with as many folders before them as tell apart those that are called alike."""
+    paths = [Path(os.path.abspath(file)) for file in files]
+
+    def name(path: Path, folders: int) -> str:
+        return "/".join((*path.parts[-1 - folders : -1], path.stem))
+
+    names = []
+    for path in paths:
+        depths = range(len(path.parts) - 1)
+        unique = (depth for depth in depths if sum(name(other, depth) == name(path, depth) for other in paths) == 1)
+        depth = next(unique, None)
+        names.append(path.name if depth is None else name(path, depth))  # the same but for the ending
+    return names
 
 
 def _configuration(
@@ -119,7 +132,8 @@ def _configuration(
     if is_prepared and shots is not None and shots.shots:
         cfg.DATASETS.TRAIN = (_prepared_name(cfg.DATASETS.TRAIN, shots.shots, cfg),)
         validation_shots = shots.shots if shots.validation_shots is None else shots.validation_shots
-        cfg.DATASETS.TEST = (_prepared_name(cfg.DATASETS.TEST, validation_shots, cfg),)
+        if validation_shots:  # 0, as for training: all pictures
+            cfg.DATASETS.TEST = (_prepared_name(cfg.DATASETS.TEST, validation_shots, cfg),)
     cfg.MODEL.WEIGHT = resolve_last_checkpoint(cfg.MODEL.WEIGHT)
     return tuning_highlevel_override(cfg)
 

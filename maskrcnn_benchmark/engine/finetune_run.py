@@ -38,6 +38,8 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         setup_logger("maskrcnn_benchmark", cfg.OUTPUT_DIR, comm.get_rank())
         logger.info("Command: %s", " ".join(sys.argv))
         logger.info("Processes: %d; PyTorch %s; device %s", comm.get_world_size(), torch.__version__, device)
+        if args.keep_testing:
+            logger.warning("--keep_testing has no effect: each result is tested once")
         planned = plan_tunings(args, opts, cfg)
         save_config(cfg, Path(cfg.OUTPUT_DIR, CONFIG_FILE))
         tune_all(cfg, planned, device, args, deadline)

@@ -71,6 +71,8 @@ def test_boxes_that_are_no_numbers(toy, tokenizer, value):
 def test_boxes_without_numbers(toy, tokenizer):
     with pytest.raises(ValueError, match=r"image 2 has boxes that are not four numbers: \[1, 1, None, 5\]"):
         toy(True, box([1, 1, None, 5]))
+    with pytest.raises(ValueError, match=r"image 2 has boxes that are not four numbers: None"):
+        toy(True, lambda content: content["annotations"][0].pop("bbox"))
     with pytest.raises(ValueError, match="set val .* has 1 boxes that are not four finite numbers"):
         check_validation("val", toy(False, box([1, 1, None, 5])), {"mine": toy(True)}, tokenizer, 256)
 
@@ -80,6 +82,40 @@ def test_class_without_a_name(toy, tokenizer, name):
     with pytest.raises(ValueError, match="set mine has 1 boxes of the class with label 1, whose name '.*' has no word"):
         train(toy(True, rename(name)), tokenizer)
     train(toy(True, rename(name, category_id=11)), tokenizer)  # without a box it does no harm
+
+
+def test_names_that_are_alike(toy, tokenizer, caplog):
+    train(toy(True, rename("Cat ", category_id=11)), tokenizer)
+    assert "has 2 classes whose names are alike" in caplog.text and "Merge them" in caplog.text
+    caplog.clear()
+    prompts = [{"prefix": text, "name": "cat", "suffix": ""} for text in ("big ", "small ", "no ")]
+    train(toy(True, disable_shuffle=True, use_caption_prompt=True, caption_prompt=prompts), tokenizer)
+    assert "alike" not in caplog.text, "a manual prompt may tell them apart"
+
+
+def test_names_in_another_script(toy, tokenizer, caplog):
+    train(toy(True, rename("\N{HOT BEVERAGE} cat")), tokenizer)
+    assert "has 1 class names with words that the text encoder does not know" in caplog.text
+
+
+@pytest.mark.parametrize("entry", [{"id": 7, "name": None}, {"id": 7, "name": 5}, {"id": 7}])
+def test_categories_without_a_text(toy, entry):
+    with pytest.raises(ValueError, match="the category {.*} needs an id, and a text as its name"):
+        toy(True, lambda content: content.update(categories=[entry]))
+    with pytest.raises(ValueError, match="not in COCO format: an entry has no 'id'"):
+        toy(True, lambda content: content.update(categories=[{"name": "cat"}]))
+
+
+def test_nothing_to_learn(toy, tokenizer):
+    """Pictures that show nothing but crowds stay in a data set; where they are all, nothing would be trained."""
+
+    def crowds(content):
+        for annotation in content["annotations"]:
+            annotation["iscrowd"] = 1
+
+    with pytest.raises(ValueError, match="nothing to learn: no box that is not a crowd in 'mine'"):
+        train(toy(True, crowds), tokenizer)
+    check_training_parts({"crowds": toy(True, crowds), "mine": toy(True)}, tokenizer, 256)
 
 
 def test_long_names(toy, tokenizer):

@@ -108,6 +108,19 @@ def test_best_weights_are_tested(cfg, tmp_path, scores):
     assert list(result.test) == ["val"] and (tmp_path / "out/eval/model_best/inference/val/bbox.json").exists()
 
 
+def test_best_weights_of_an_earlier_run_are_not_tested(cfg, tmp_path, scores, caplog):
+    """They may well be what the new run starts from, so they stay."""
+    scores([0.3, 0.1])
+    cfg.SOLVER.TUNING_HIGHLEVEL_OVERRIDE = "language_prompt_v2"
+    fine_tune(cfg, torch.device("cpu"), TuningOptions(skip_test=True))
+    cfg.TEST.DURING_TRAINING, cfg.SOLVER.USE_AUTOSTEP = False, False
+    scores([0.2])
+    options = TuningOptions(RunOptions(resume="none"), tests_best=True)
+    result = fine_tune(cfg, torch.device("cpu"), options)
+    assert (tmp_path / "out/model_best.pth").exists()
+    assert result.checkpoint == str(tmp_path / "out/model_final.pth") and "testing the last weights" in caplog.text
+
+
 def test_rates_drop_and_training_ends_by_the_validation_score(cfg, tmp_path, scores):
     """The best comes first; with patience 1 the third score drops the rates, with patience 4 the fifth ends it."""
     scores([0.5, 0.4, 0.4, 0.4, 0.4])
@@ -127,7 +140,7 @@ def test_weights_without_training(cfg, tmp_path, caplog):
     options = TuningOptions(skip_train=True, tests_best=True)
     result = fine_tune(cfg, torch.device("cpu"), options)
     assert result.checkpoint == cfg.MODEL.WEIGHT and list(result.test) == ["val"] and result.history == []
-    assert "model_best.pth is not there" in caplog.text
+    assert "model_best.pth of this run" in caplog.text
     assert not list((tmp_path / "out").glob("*.pth"))
 
 

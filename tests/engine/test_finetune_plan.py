@@ -85,6 +85,26 @@ def test_tasks_of_one_name_are_told_apart(plan, tmp_path):
     ]
 
 
+def test_tasks_of_one_name_and_folder_are_told_apart(plan, tmp_path):
+    """Else the table would take them for two seeds of one task."""
+    for name in ("x/d/a.yaml", "y/d/a.yaml", "a.yml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(TASK % "")
+    assert [one.task for one in plan("--ft-tasks", "{tmp}/*/d/a.yaml")] == ["x/d/a", "y/d/a"]
+    assert [one.task for one in plan("--ft-tasks", "{tmp}/a.y*ml")] == ["a.yaml", "a.yml"]
+
+
+def test_patterns_that_overlap_name_a_task_once(plan):
+    planned = plan("--ft-tasks", "{tmp}/b.v2.yaml,{tmp}/[ab]*.yaml")
+    assert [(one.task, one.cfg.OUTPUT_DIR) for one in planned] == [("b.v2", "out/ft_task_1"), ("a", "out/ft_task_2")]
+
+
+def test_odd_names_of_tasks(plan, tmp_path):
+    (tmp_path / "[novel] t\N{LATIN SMALL LETTER A WITH CIRCUMFLEX}sk 1.yaml").write_text(TASK % "")
+    (one,) = plan("--ft-tasks", "{tmp}/[novel] t\N{LATIN SMALL LETTER A WITH CIRCUMFLEX}sk 1.yaml,")
+    assert one.task.startswith("[novel] t")
+
+
 def test_shots_override_the_task_and_entries_override_shots(plan, caplog):
     flags = ("--ft-tasks", "{tmp}/a.yaml", "--custom_shot_and_epoch_and_general_copy", "3_200_4")
     (one,) = plan(*flags)
@@ -106,11 +126,11 @@ def test_seeds_win_over_entries(plan):
     assert plan("--shuffle_seeds", "30", "DATASETS.SHUFFLE_SEED", "3")[0].cfg.DATASETS.SHUFFLE_SEED == 30
 
 
-@pytest.mark.parametrize(("triple", "test"), [("3_200_4", "val_3_30"), ("3_200_4_1", "val_1_30")])
+@pytest.mark.parametrize(("triple", "test"), [("3_200_4", "val_3_30"), ("3_200_4_1", "val_1_30"), ("3_200_4_0", "val")])
 def test_prepared_data_are_named_by_the_seed_of_the_loop(plan, triple, test):
     flags = ("--use_prepared_data", "--custom_shot_and_epoch_and_general_copy", triple, "--shuffle_seeds", "30")
     (one,) = plan(*flags, "--ft-tasks", "{tmp}/a.yaml", "DATASETS.TRAIN", '("train", )')
-    assert one.cfg.DATASETS.TRAIN == ("train_3_30",) and one.cfg.DATASETS.TEST == (test,)
+    assert one.cfg.DATASETS.TRAIN == ("train_3_30",) and tuple(one.cfg.DATASETS.TEST) == (test,)
     assert one.cfg.DATASETS.FEW_SHOT == 0
 
 

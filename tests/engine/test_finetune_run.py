@@ -189,6 +189,16 @@ def test_more_shots_than_there_are(tune, caplog):
     assert len(choice["image_ids"]) == 9 and "fewer pictures than the 50 shots" in caplog.text
 
 
+def test_changed_pictures_are_told_when_a_run_goes_on(tune, tmp_path, caplog):
+    tune(SHOTS, "1_2_4", "--max-minutes", "1e-9")
+    assert "no longer those" not in caplog.text
+    path = tmp_path / "first/train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"images": content["images"][1:]}))
+    tune(SHOTS, "1_2_4")
+    assert "the few-shot pictures are no longer those of" in caplog.text
+
+
 def test_long_warm_up_is_told(tune, caplog):
     tune("SOLVER.WARMUP_ITERS", "100")
     assert "SOLVER.WARMUP_ITERS 100 of 9 iterations" in caplog.text
@@ -197,6 +207,11 @@ def test_long_warm_up_is_told(tune, caplog):
 def test_flags_that_mean_nothing(tune):
     with pytest.raises(ValueError, match="--max-minutes 0: give a positive number"):
         tune("--max-minutes", "0")
+
+
+def test_flag_without_effect_is_told(tune, caplog):
+    tune("--keep_testing")
+    assert "--keep_testing has no effect" in caplog.text
 
 
 def test_fewer_pictures_than_a_batch(tune):

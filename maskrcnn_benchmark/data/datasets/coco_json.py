@@ -91,16 +91,16 @@ def has_valid_annotation(annotations: Sequence[Annotation], min_keypoints: int =
     """Whether a picture is worth training on: some box wider or higher than a pixel, and enough visible keypoints.
 
     Crowd annotations count, so a picture that shows nothing else stays and yields no boxes.
-    Raises: ValueError for a box that is made of something else than numbers.
+    Raises: ValueError for a missing box, and for one that is made of something else than numbers.
     """
     if not annotations:
         return False
     try:
         if all(any(side <= MIN_SIDE for side in annotation["bbox"][2:]) for annotation in annotations):
             return False
-    except TypeError:
+    except (TypeError, KeyError):
         first = annotations[0]
-        boxes = ", ".join(str(annotation["bbox"]) for annotation in annotations[:5])
+        boxes = ", ".join(str(annotation.get("bbox")) for annotation in annotations[:5])
         raise ValueError(f"image {first.get('image_id')!r} has boxes that are not four numbers: {boxes}") from None
     if "keypoints" not in annotations[0]:
         return True
@@ -155,9 +155,13 @@ class CategoryNumbering:
     Args:
         categories: the file's list.
         first_label: of its first category; the original's is 1.
+    Raises: ValueError for a category without an id or a name, and for an id that comes twice.
     """
 
     def __init__(self, categories: Sequence[Mapping[str, Any]], first_label: int = 1):
+        for category in categories:
+            if "id" not in category or not isinstance(category.get("name"), str):
+                raise ValueError(f"the category {dict(category)} needs an id, and a text as its name")
         self.names = {label: category["name"] for label, category in enumerate(categories, start=first_label)}
         self.label_of = {category["id"]: label for label, category in enumerate(categories, start=first_label)}
         self.id_of = {label: category_id for category_id, label in self.label_of.items()}

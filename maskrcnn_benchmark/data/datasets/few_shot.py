@@ -29,7 +29,8 @@ class FewShotChoice:
     Attributes:
         shots, rule, seed: how, see `choose_few_shot`.
         image_ids: the pictures in the order of their choice.
-        pictures, boxes: category name -> number of chosen pictures that show it, and of its boxes in them.
+        pictures, boxes: category name -> number of chosen pictures that show it, and of its boxes in them; names that
+            several categories have end with "(id ID)".
     """
 
     shots: int
@@ -70,7 +71,9 @@ def choose_few_shot(
     else:
         chosen = select_instances(image_ids, boxes, numbering.label_of, shots, seed)
         available = sum(boxes.values(), Counter())
+    times = Counter(numbering.names.values())
     names = {category: numbering.names[label] for category, label in numbering.label_of.items()}
+    names = {category: name if times[name] == 1 else f"{name} (id {category})" for category, name in names.items()}
     _warn_of_too_few({names[category]: available[category] for category in names}, shots, rule, name)
     pictures = Counter(category for i in chosen for category in shown[i])
     chosen_boxes = sum((boxes[i] for i in chosen), Counter())

@@ -143,6 +143,7 @@ def load_packed_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
             members = read_members(
                 file, {"images": lambda record: images.add(record["id"], record), "annotations": add_annotation}
             )
+        categories = {category["id"]: category for category in members.get("categories", [])}
     except InvalidJson as error:
         raise ValueError(f"annotation file {name} is not valid JSON: {error}") from error
     except NotAnObject as error:
@@ -154,7 +155,7 @@ def load_packed_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
     coco = COCO()
     coco.dataset = members
     coco.imgs, coco.imgToAnns = PackedRecords(images), PackedAnnotations(annotations)
-    coco.cats = {category["id"]: category for category in members.get("categories", [])}
+    coco.cats = categories
     return coco
 
 

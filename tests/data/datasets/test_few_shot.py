@@ -32,6 +32,12 @@ def test_images_and_instances_count_differently():
     assert instances.boxes == {"cat": 2, "dog": 2} and instances.rule == "instances"
 
 
+def test_categories_of_one_name_are_counted_apart():
+    numbering = CategoryNumbering([{"id": 7, "name": "cat"}, {"id": 3, "name": "cat"}])
+    choice = choose_few_shot([1, 4], {i: annotations(BOXES[i]) for i in (1, 4)}, numbering, 1)
+    assert choice.pictures == {"cat (id 7)": 1, "cat (id 3)": 1} and choice.boxes["cat (id 7)"] == 3
+
+
 def test_instances_go_beyond_only_where_they_must():
     assert select_instances([1, 2], {1: {7: 3}, 2: {7: 1}}, {7: 1}, 2) == [2, 1]
     assert select_instances([1], {1: {7: 3, 3: 1}}, {7: 1, 3: 2}, 1) == [1]

@@ -6,6 +6,7 @@ import pytest
 import tiny_detector
 import torch
 
+from maskrcnn_benchmark.engine.tuning_modes import TUNING_MODES, trainable_names, tuning_highlevel_override
 from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs
 from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity
 
@@ -21,7 +22,8 @@ def build(tmp_path):
 
     def build(*options):
         torch.manual_seed(0)
-        model = build_detection_model(tiny_detector.tiny_config(folder, *NO_CHECKPOINTS, *options))
+        cfg = tuning_highlevel_override(tiny_detector.tiny_config(folder, *NO_CHECKPOINTS, *options))
+        model = build_detection_model(cfg)
         return tiny_detector.scramble(model, scale=0.1).train()
 
     return build
@@ -52,6 +54,27 @@ def test_the_recorded_way_gives_the_same_losses_where_nothing_is_recorded(build)
     torch.testing.assert_close(recorded, plain, rtol=0, atol=0)
     assert len(model.training_graphs) == 0
     assert model.use_training_graphs(False).training_graphs is None
+
+
+@pytest.mark.parametrize("mode", TUNING_MODES)
+def test_ways_of_tuning_where_nothing_is_recorded(build, mode):
+    model = disable_stochasticity(build("SOLVER.TUNING_HIGHLEVEL_OVERRIDE", mode))
+    plain = loss_and_gradients(model, batch(1))
+    recorded = loss_and_gradients(model.use_training_graphs(), batch(1))
+    torch.testing.assert_close(recorded, plain, rtol=0, atol=0)
+    assert set(plain[1]) <= set(trainable_names(model))
+
+
+def test_recordings_are_forgotten_when_something_is_frozen(build):
+    graphs = build().use_training_graphs().training_graphs
+    graphs._forget_if_moved()
+    graphs._seen["shape"] = 1
+    graphs.module.eval().train()
+    graphs._forget_if_moved()
+    assert graphs._seen, "what the configuration freezes is frozen still"
+    graphs.module.rpn.head.log_scale.requires_grad_(False)
+    graphs._forget_if_moved()
+    assert not graphs._seen
 
 
 def test_copies_have_graphs_of_their_own(build):
