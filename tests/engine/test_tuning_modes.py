@@ -33,11 +33,17 @@ def goldg(mode: str | None, tmp_path, *options):
 @pytest.mark.parity
 @pytest.mark.parametrize("mode", MODES)
 def test_mode_trains_what_is_recorded(mode, shape_model_of):
-    """At the full size: the same switches, names and number of parameters."""
+    """At the full size: the same switches, names and number of parameters, and parts without dropout."""
     recorded = recorded_modes()[mode]
     cfg, model = shape_model_of(mode)
     assert {name: value_of(cfg, SHORT.get(name, name)) for name in recorded["cfg"]} == recorded["cfg"]
-    assert sorted(trainable_names(model)) == sorted(recorded["after_trainer_freeze"]["names"])
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert sorted(frozen) == sorted(recorded["after_construction_frozen"])
+    for _ in range(2):  # a validation comes between
+        assert sorted(trainable_names(model.train())) == sorted(recorded["after_trainer_freeze"]["names"])
+        fixed = [name for name, module in model.named_modules() if not module.training]
+        assert outermost(fixed) == outermost(recorded["modules_in_eval_mode_after_train()"])
+        model.eval()
     numbers = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     assert numbers == recorded["after_trainer_freeze"]["numel"]
 
@@ -50,14 +56,14 @@ def test_fixed_modes_train_the_probe_too(mode, numbers, shape_model_of):
     parts = [f"language_prompt_{mode}", "linear_prob"]
     _, model = shape_model_of(f"language_prompt_{mode}_fixed")
     expected = {name for part in parts for name in recorded[part]["after_trainer_freeze"]["names"]}
-    assert set(trainable_names(model)) == expected
+    assert set(trainable_names(model.train())) == expected
     assert numbers == sum(recorded[part]["after_trainer_freeze"]["numel"] for part in parts)
     assert numbers == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 @pytest.fixture
 def shape_model_of(bert_vocabulary):
-    """`shape_model_of(mode)`: (configuration, GLIP-T on the meta device in train mode)."""
+    """`shape_model_of(mode)`: (configuration, GLIP-T on the meta device as it is built)."""
     from maskrcnn_benchmark.config import default_config
 
     def build(mode: str):
@@ -68,9 +74,14 @@ def shape_model_of(bert_vocabulary):
         cfg.merge_from_list(["SOLVER.TUNING_HIGHLEVEL_OVERRIDE", mode])
         cfg = tuning_highlevel_override(cfg)
         with torch.device("meta"):
-            return cfg, build_detection_model(cfg).train()
+            return cfg, build_detection_model(cfg)
 
     return build
+
+
+def outermost(modules: list[str]) -> set[str]:
+    """Those that are in no other."""
+    return {name for name in modules if not any(name.startswith(f"{other}.") for other in modules)}
 
 
 @pytest.mark.parametrize("mode", TUNING_MODES)
