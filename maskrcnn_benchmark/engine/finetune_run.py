@@ -19,9 +19,11 @@ from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.task_model import find_weight
 from maskrcnn_benchmark.engine.training_run import RunOptions
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.miscellaneous import mkdir, save_config
 from maskrcnn_benchmark.utils.model_zoo import resolve_weights
+from maskrcnn_benchmark.utils.weight_files import atomic_path
 
 logger = logging.getLogger("maskrcnn_benchmark.finetune")
 
@@ -84,12 +86,22 @@ def _tune(plan: PlannedTuning, device: torch.device, args: argparse.Namespace, d
 
 
 def _copy_weights(plan: PlannedTuning) -> TuningResult:
-    """The pre-trained weights as the best of a training, for tools that look for them there."""
+    """The pre-trained weights as the best of a training, for tools that look for them there.
+
+    Raises: ValueError without weights, and for a folder in which something was trained.
+    """
     target = plan.folder / BEST
+    if not plan.cfg.MODEL.WEIGHT:
+        raise ValueError(f"{COPY_ONLY} shots copy MODEL.WEIGHT, which is empty: name a file or published weights")
+    if comm.broadcast_object((plan.folder / TAG_FILE).is_file()):
+        raise ValueError(
+            f"{plan.folder} has checkpoints of a training, whose best would be lost: give another OUTPUT_DIR"
+        )
     if comm.is_main_process():
         mkdir(plan.folder)
         source = resolve_weights(find_weight(plan.cfg.MODEL.WEIGHT))
-        shutil.copyfile(source, target)
+        with atomic_path(target) as part:
+            shutil.copyfile(source, part)
         save_config(plan.cfg, plan.folder / CONFIG_FILE)
         logger.info("Copied %s to %s; nothing is trained", source, target)
     comm.synchronize()

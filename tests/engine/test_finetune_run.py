@@ -156,6 +156,12 @@ def test_copied_weights(tune, tmp_path):
     out = tune(SHOTS, "10000_1_1", "MODEL.WEIGHT", str(weight))
     assert (out / "ft_task_1/model_best.pth").read_bytes() == b"weights"
     assert not (out / "ft_task_1/last_checkpoint").exists()
+    with pytest.raises(ValueError, match="10000 shots copy MODEL.WEIGHT, which is empty"):
+        tune(SHOTS, "10000_1_1")
+    trained = tune(SHOTS, "1_1_2", out="trained")
+    with pytest.raises(ValueError, match="ft_task_1 has checkpoints of a training, whose best would be lost"):
+        tune(SHOTS, "10000_1_1", "MODEL.WEIGHT", str(weight), out="trained")
+    assert not (trained / "ft_task_1/model_best.pth").exists()
 
 
 @pytest.mark.parametrize(
