@@ -291,12 +291,18 @@ def test_missing_files_are_told_before_a_tokenizer_is_fetched(folder):
     assert code == console.BAD_INPUT and "coco/train2017" in errors
 
 
-def test_malformed_annotations_are_one_line(folder):
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("bbox", "image 1 has boxes that are not four numbers: None, [50, 5, 50, 75]"),
+        ("image_id", "annotation file ./ann.json is not in COCO format: an entry has no 'image_id'"),
+    ],
+)
+def test_malformed_annotations_are_one_line(folder, entry, message):
     content = detection()
-    del content["annotations"][0]["bbox"]
+    del content["annotations"][0][entry]
     code, _, errors = folder.check("grounding", content)
-    assert code == console.BAD_INPUT
-    assert errors == "glip: error: dataset toy: malformed annotations (KeyError: 'bbox')\n"
+    assert (code, errors) == (console.BAD_INPUT, f"glip: error: {message}\n")
 
 
 @pytest.mark.parametrize("action", ["check", "download"])
