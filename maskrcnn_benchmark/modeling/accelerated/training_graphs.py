@@ -1,6 +1,5 @@
 """CUDA graphs of a network in training: one launch forward and one backward, for shapes that come again."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -67,7 +66,7 @@ class TrainingGraphs:
         self.calls = 0  # that were replayed; tells a backward pass whether its activations are still there
         self._pool = GraphPool()
         self._seen: dict[tuple, int] = {}
-        self._recordings: OrderedDict[tuple, _Recording] = OrderedDict()
+        self._recordings: dict[tuple, _Recording] = {}
         self._gradients: dict[nn.Parameter, Tensor] = {}
         self._addresses: tuple = ()
 
