@@ -51,10 +51,6 @@ def figures(rank: int, cfg: CfgNode, output: str) -> tuple:
     return None if result is None else (dict(result[0].results["bbox"]), result[1]["bbox"])
 
 
-def by_place(rows: list[dict]) -> list[dict]:
-    return sorted(rows, key=lambda row: (row["image_id"], row["category_id"], row["bbox"]))
-
-
 @pytest.mark.slow
 def test_large_vocabulary(tmp_path):
     """At any batch size, with one process or two, what is found is what a caption with a picture at a time finds."""
@@ -140,7 +136,7 @@ def gathered(rank: int, folder: str) -> list:
 
 
 @pytest.mark.slow
-def test_processes_without_a_common_disk_send_their_records(tmp_path, monkeypatch):
+def test_processes_without_a_common_disk_send_their_records(tmp_path):
     (is_main, records), (is_other_main, _) = run_two(gathered, tmp_path, str(tmp_path))
     assert is_main and not is_other_main and [record[0] for record in records] == list(range(6))
     for index, boxes, scores in records:

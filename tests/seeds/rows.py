@@ -2,16 +2,10 @@
 
 The project grew from five sets of notes about running the original: commands, printed shapes and numbers, wishes. Each
 of their 93 statements is one `Row`. `proofs` are test ids ("tests/x/test_y.py::test_z", without parameters) or sections
-of documents ("README.md#Heading"). `later` names the part of the work that answers a row without a proof; `note` says
-why a row needs none.
+of documents ("README.md#Heading"). `note` says why a row needs none.
 """
 
 from typing import NamedTuple
-
-TRAINING = "training"
-EVALUATION = "evaluation"
-FINE_TUNING = "fine-tuning"
-DOCUMENTS = "documentation"
 
 
 class Row(NamedTuple):
@@ -25,7 +19,6 @@ class Row(NamedTuple):
     kind: str
     statement: str
     proofs: tuple[str, ...] = ()
-    later: str = ""
     note: str = ""
 
 
