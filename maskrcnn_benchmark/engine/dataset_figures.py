@@ -2,12 +2,10 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.config import try_to_find
@@ -23,6 +21,7 @@ from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.evaluation.report import write_detection_report, write_phrase_report
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import write_complete
+from maskrcnn_benchmark.utils.weight_files import atomic_path, write_pickled
 
 Result = tuple[COCOResults, Any] | dict[str, Any]
 
@@ -49,7 +48,8 @@ def evaluate_predictions(
     report_title = (dataset_name or type(dataset).__name__) if cfg.TEST.REPORT else ""
     if task != "grounding" and not isinstance(dataset, LvisDetection):
         if output_folder:
-            save_in_one_step([boxes for _, boxes in store], Path(output_folder, "predictions.pth"))
+            with atomic_path(Path(output_folder, "predictions.pth")) as part:
+                write_pickled([boxes for _, boxes in store], part)
         return evaluate(
             dataset,
             store,
@@ -160,13 +160,6 @@ def boxes_by_label(detections: BoxList, num_labels: int) -> list[Tensor]:
     order = detections.get_field("scores").argsort(descending=True, stable=True)
     boxes, labels = detections.bbox[order], detections.get_field("labels")[order]
     return [boxes[labels == label] for label in range(1, num_labels + 1)]
-
-
-def save_in_one_step(value: Any, path: Path) -> None:
-    """torch.save whose file is complete as soon as it has its name."""
-    part = path.with_name(f"{path.name}.part")
-    torch.save(value, part)
-    os.replace(part, path)
 
 
 def write_figures(folder: str, figures: Mapping[str, float]) -> None:
