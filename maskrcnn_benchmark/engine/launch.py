@@ -1,6 +1,5 @@
 """Start of a tool: which device this process uses, and its place among the processes of a launcher."""
 
-import builtins
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,10 @@ import torch
 
 from maskrcnn_benchmark.engine.devices import parse_device
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.dist import setup_for_distributed
 from maskrcnn_benchmark.utils.launchers import find_place
+
+__all__ = ["choose_device", "local_rank_of", "process_group", "setup_for_distributed"]
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +19,6 @@ logger = logging.getLogger(__name__)
 def local_rank_of(argument: int | None) -> int:
     """Rank on this machine: the argument if given, else what the launcher left in the environment, else 0."""
     return find_place().local_rank if argument is None else argument
-
-
-def world_size_of_environment() -> int:
-    """Number of processes that the launcher started, 1 without one."""
-    return find_place().world_size
 
 
 def choose_device(name: str, local_rank: int) -> torch.device:
@@ -63,14 +60,3 @@ def process_group(device_name: str, local_rank_argument: int | None = None) -> I
         yield device
     finally:
         comm.destroy_distributed()
-
-
-def setup_for_distributed(is_master: bool) -> None:
-    """Silences print() of this process unless it is the master; print(..., force=True) always prints."""
-    builtin_print = builtins.print
-
-    def quiet_print(*args, force: bool = False, **kwargs) -> None:
-        if is_master or force:
-            builtin_print(*args, **kwargs)
-
-    builtins.print = quiet_print
