@@ -8,6 +8,7 @@ from pathlib import Path
 
 from maskrcnn_benchmark.engine.validation import Validation
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.weight_files import atomic_path
 
 REPORT_FILE = "training_report.json"
 
@@ -39,4 +40,5 @@ def report_training(images_per_s: float, validation: Validation | None, folder: 
         "images_per_s": None if math.isnan(images_per_s) else images_per_s,
         "processes": comm.get_world_size(),
     }
-    Path(folder, REPORT_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(Path(folder, REPORT_FILE)) as part:
+        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
