@@ -133,8 +133,7 @@ class Adapter:
         if found != self.base_hash:
             raise ValueError(
                 f"the adapter was trained with {self.base} (hash {self.base_hash[:12]} of the weights it leaves "
-                f"alone), "
-                f"this model has other weights (hash {found[:12]}): load the model it was trained with"
+                f"alone), this model has other weights (hash {found[:12]}): load the model it was trained with"
             )
 
 

@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -366,7 +367,5 @@ def _repeat(text: "TextFeatures", count: int) -> "TextFeatures":
 
 def _runs(items: Sequence[int], key) -> Iterator[tuple[int, list[int]]]:
     """Neighbours with equal keys as lists."""
-    from itertools import groupby
-
     for value, group in groupby(items, key):
         yield value, list(group)

@@ -82,9 +82,7 @@ def _word_exponentials(scores: tl.tensor, is_word: tl.tensor, filling: tl.tensor
 
 
 @jit
-def _columns_of(
-    head: tl.tensor, text_mask: tl.tensor, words: int, heads: tl.constexpr, block: tl.constexpr, has_mask: tl.constexpr
-) -> Any:
+def _columns_of(head: tl.tensor, text_mask: tl.tensor, words: int, block: tl.constexpr, has_mask: tl.constexpr) -> Any:
     """(1, block) columns of a head, whether they exist, whether they are words, what stands for those that are not."""
     word = tl.arange(0, block)[None, :]
     is_column = word < words
@@ -189,7 +187,7 @@ def _weights_kernel(
 ) -> None:  # fmt: skip
     """Both weights of one head and one span of the locations, after dropout, and the sums of those over locations."""
     kept: tl.constexpr = 65536.0 / (65536 - dropped)
-    column, is_column, is_word, filling = _columns_of(tl.program_id(0), text_mask, words, heads, block, has_mask)
+    column, is_column, is_word, filling = _columns_of(tl.program_id(0), text_mask, words, block, has_mask)
     columns = heads * words
     image = tl.program_id(2).to(tl.int64)
     begin = tl.program_id(1) * span
@@ -235,7 +233,7 @@ def _gradient_kernel(
     dropped: tl.constexpr, has_mask: tl.constexpr, clamp_min: tl.constexpr, clamp_max: tl.constexpr,
 ) -> None:  # fmt: skip
     """The gradient of the similarities, written over that of the weights over locations, and these weights again."""
-    column, is_column, is_word, filling = _columns_of(tl.program_id(0), text_mask, words, heads, block, has_mask)
+    column, is_column, is_word, filling = _columns_of(tl.program_id(0), text_mask, words, block, has_mask)
     kept: tl.constexpr = 65536.0 / (65536 - dropped)
     columns = heads * words
     begin = tl.program_id(1) * span
