@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from prettytable import PrettyTable
 
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.visualization.draw import draw_boxes
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.task_model import TaskModel, weight_name
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
-from maskrcnn_benchmark.utils.weight_files import atomic_path
 
 BEST = "model_best.pth"
 SUMMARY = "summary.json"

@@ -20,8 +20,8 @@ from maskrcnn_benchmark.evaluation.lvis import text_lines
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.evaluation.report import write_detection_report, write_phrase_report
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.complete_files import write_complete
-from maskrcnn_benchmark.utils.weight_files import atomic_path, write_pickled
+from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
+from maskrcnn_benchmark.utils.weight_files import write_pickled
 
 Result = tuple[COCOResults, Any] | dict[str, Any]
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.structures.image_list import ImageList
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 MEMORY_BYTES = {"cuda": 4 << 30, "cpu": 1 << 30}
 """Features that are kept on the device as well; those of an 800x1344 picture take 11 MB in half precision."""

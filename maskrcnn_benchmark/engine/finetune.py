@@ -24,10 +24,10 @@ from maskrcnn_benchmark.engine.tuning_modes import report_freeze_options, traina
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE, read_tag
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.utils.miscellaneous import mkdir
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 from maskrcnn_benchmark.utils.random_state import seed_everything
-from maskrcnn_benchmark.utils.weight_files import atomic_path
 
 Figures = dict[str, float]
 

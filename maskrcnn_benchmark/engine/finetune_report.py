@@ -15,7 +15,7 @@ from maskrcnn_benchmark.engine.finetune import TuningResult, write_json
 from maskrcnn_benchmark.engine.finetune_plan import TEST_SET, PlannedTuning
 from maskrcnn_benchmark.engine.validation import score_of
 from maskrcnn_benchmark.evaluation.odinw import DETECTIONS, Run, summarize_tasks, write_leaderboard
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 SUMMARY, LEADERBOARD = "results", "leaderboard.json"
 VALIDATION = "validation (best)"

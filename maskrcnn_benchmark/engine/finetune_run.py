@@ -20,10 +20,10 @@ from maskrcnn_benchmark.engine.task_model import find_weight
 from maskrcnn_benchmark.engine.training_run import RunOptions
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.miscellaneous import mkdir, save_config
 from maskrcnn_benchmark.utils.model_zoo import resolve_weights
-from maskrcnn_benchmark.utils.weight_files import atomic_path
 
 logger = logging.getLogger("maskrcnn_benchmark.finetune")
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from maskrcnn_benchmark.engine.guarded_step import LossNotFinite
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.weight_files import atomic_path, write_pickled
+from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.weight_files import write_pickled
 
 logger = logging.getLogger("maskrcnn_benchmark.trainer")
 

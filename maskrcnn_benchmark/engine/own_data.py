@@ -14,7 +14,7 @@ from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.text.class_names import clean_name, has_content
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 TRAIN_SET, VALIDATION_SET = "own_train", "own_val"
 VALIDATION_SHARE, MAX_VALIDATION = 0.2, 500

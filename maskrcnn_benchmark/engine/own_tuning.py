@@ -19,8 +19,8 @@ from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.engine.validation import score_of
 from maskrcnn_benchmark.evaluation.report import PAGE, PER_CLASS, PICTURE, STYLE
 from maskrcnn_benchmark.text.queries import prompts_from_dataset
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
-from maskrcnn_benchmark.utils.weight_files import atomic_path
 from maskrcnn_benchmark.visualization.charts import line_chart
 
 ADAPTER, ZERO_SHOT, CONFIG = "adapter.safetensors", "zero_shot", "config.yml"

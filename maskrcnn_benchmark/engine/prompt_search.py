@@ -15,7 +15,7 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
 from maskrcnn_benchmark.text.class_names import clean_name, has_content
 from maskrcnn_benchmark.text.prompt import build_prompts
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 Phrase = dict[str, str]
 """A class in a prompt as DATASETS.CAPTION_PROMPT has it: `prefix`, `name` and `suffix`, of which the name is scored."""

@@ -15,7 +15,7 @@ from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.visualization.draw import draw_boxes
 
 DEFAULT_THRESHOLD = 0.5

@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_benchmark.evaluation.base import Evaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from prettytable import PrettyTable
 
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 ODINW_13 = (
     "AerialMaritimeDrone_large", "Aquarium_Aquarium_Combined.v2-raw-1024.coco", "CottontailRabbits",

@@ -14,7 +14,7 @@ from maskrcnn_benchmark.evaluation.base import Evaluator
 from maskrcnn_benchmark.evaluation.coco import PROPOSAL_LIMITS, COCOResults
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import boxlist_iou
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from maskrcnn_benchmark.evaluation.mistakes import (
     find_mistakes,
 )
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.visualization.charts import bar_chart, heat_map, line_chart
 from maskrcnn_benchmark.visualization.contact_sheet import Sample, contact_sheet
 from maskrcnn_benchmark.visualization.draw import draw_boxes

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.evaluation.base import Evaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -12,14 +12,13 @@ from yacs.config import CfgNode
 
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.complete_files import atomic_path, remove_leftovers
 from maskrcnn_benchmark.utils.model_zoo import CATALOG_SCHEME, resolve_weights
 from maskrcnn_benchmark.utils.sharded_state import shard_like_optimizer, whole_state
 from maskrcnn_benchmark.utils.weight_conversion import load_stored_weights, unwrap_model
 from maskrcnn_benchmark.utils.weight_files import (
     CheckpointError,
-    atomic_path,
     read_checkpoint,
-    remove_leftovers,
     select_state_dict,
     write_pickled,
 )

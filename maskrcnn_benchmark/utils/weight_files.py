@@ -5,8 +5,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,10 @@ from safetensors.torch import load_file as load_safetensors
 from safetensors.torch import save_file as save_safetensors
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.utils.complete_files import atomic_path
+
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth")  # looked for, in this order, in a folder
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # put around every name by DataParallel and torch.compile
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp")  # as atomic_path names them
 
 # numpy numbers and arrays, which trainers store as evaluation results and random states: data without code
 _SAFE_NUMPY: list[Any] = [
@@ -191,53 +191,6 @@ def strip_wrappers(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
 def _shorten(names: Mapping[str, Any], limit: int = 8) -> str:
     shown = ", ".join(str(name) for name in list(names)[:limit])
     return f"{shown}, ... ({len(names)} in all)" if len(names) > limit else shown or "none"
-
-
-@contextmanager
-def atomic_path(path: str | os.PathLike[str], *, is_durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``, renamed to it on success and removed on failure.
-
-    A kill never leaves half a file under the name; with ``is_durable`` a power cut does not either, as what was written
-    is on the disk before it gets its name.
-
-    Raises: OSError naming ``path`` when it cannot be written, on a full disk for example.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.tmp")  # a name may have 255 bytes
-    try:
-        yield temporary
-        if is_durable:
-            _flush(temporary)
-        os.replace(temporary, path)
-        if is_durable:
-            _flush(path.parent)
-    except OSError as error:
-        if error.errno is None or error.filename not in (None, str(temporary)):
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_leftovers(folder: str | os.PathLike[str]) -> list[Path]:
-    """Removes the temporary files that `atomic_path` left in a folder when its process was killed; returns their paths.
-
-    No other process may be writing there.
-    """
-    leftovers = [path for path in Path(folder).glob(".*.tmp") if _TEMPORARY.fullmatch(path.name)]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
-    return leftovers
-
-
-def _flush(path: Path) -> None:
-    """Waits until the file, or the names in the folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_pickled(data: Any, path: str | os.PathLike[str]) -> None:
