@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep
-from maskrcnn_benchmark.engine.trainer import amp_dtype
+from maskrcnn_benchmark.engine.trainer_options import amp_dtype
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
 from maskrcnn_benchmark.solver import make_optimizer
