@@ -4,19 +4,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.layers import Scale
 from maskrcnn_benchmark.modeling.box_coder import CenterBoxCoder as BoxCoder
-from maskrcnn_benchmark.modeling.fusion import (
-    BertEncoderLayer,
-    CLIPTransformerLayer,
-    DummyLayer,
-    TowerState,
-    VLFuse,
-    build_fusion,
-)
+from maskrcnn_benchmark.modeling.fusion import BertEncoderLayer, TowerState, VLFuse
 from maskrcnn_benchmark.modeling.fusion.resizer import FeatureResizer
 from maskrcnn_benchmark.modeling.heads.alignment import (
     contrastive_align_logits,
@@ -27,7 +19,9 @@ from maskrcnn_benchmark.modeling.heads.alignment import (
 from maskrcnn_benchmark.modeling.heads.box import prediction_conv, prior_bias, regress_boxes
 from maskrcnn_benchmark.modeling.heads.dyconv import Conv3x3Norm, DyConv
 from maskrcnn_benchmark.modeling.heads.mlm import BertLMPredictionHead
+from maskrcnn_benchmark.modeling.heads.tower import build_tower
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures, load_text_config
+from maskrcnn_benchmark.modeling.losses.mlm import masked_word_loss
 from maskrcnn_benchmark.modeling.registry import RPN_HEADS
 
 from .anchor_generator import make_anchor_generator_complex
@@ -63,46 +57,6 @@ class HeadOutputs(NamedTuple):
     mlm_logits: Tensor | None = None
     shallow_img_emb_feats: list[Tensor] | Tensor | None = None
     fused_visual_features: list[Tensor] | None = None
-
-
-def _norm_name(head) -> str:
-    flags = (("gn", head.USE_GN), ("nsync_bn", head.USE_NSYNCBN), ("sync_bn", head.USE_SYNCBN))
-    return next((name for name, flag in flags if flag), "")
-
-
-def build_tower(cfg) -> nn.Sequential:
-    """NUM_CONVS times DyConv, each after a fusion step and a text layer when EARLY_FUSE_ON."""
-    head, fuse = cfg.MODEL.DYHEAD, cfg.MODEL.DYHEAD.FUSE_CONFIG
-    if head.CONV_FUNC:
-        raise ValueError(f"MODEL.DYHEAD.CONV_FUNC={head.CONV_FUNC!r} is not implemented; leave it empty")
-    is_clip = cfg.MODEL.LANGUAGE_BACKBONE.MODEL_TYPE == "clip"
-    text_config = (
-        None if is_clip or not fuse.EARLY_FUSE_ON else load_text_config(cfg.MODEL.LANGUAGE_BACKBONE.MODEL_TYPE)
-    )
-    modules: list[nn.Module] = []
-    for i in range(head.NUM_CONVS):
-        if fuse.EARLY_FUSE_ON:
-            modules.append(build_fusion(cfg))
-            if i == head.NUM_CONVS - 1 and not fuse.USE_FUSED_FEATURES_DOT_PRODUCT:
-                modules.append(DummyLayer())
-            elif is_clip:
-                modules.append(
-                    CLIPTransformerLayer(cfg.MODEL.CLIP.WIDTH, cfg.MODEL.CLIP.HEADS, cfg.MODEL.CLIP.DROP_PATH)
-                )
-            else:
-                modules.append(BertEncoderLayer.from_config(cfg, text_config))
-        modules.append(
-            DyConv(
-                head.CHANNELS if i else cfg.MODEL.BACKBONE.OUT_CHANNELS,
-                head.CHANNELS,
-                use_dyfuse=head.USE_DYFUSE,
-                use_dyrelu=head.USE_DYRELU,
-                use_deform=head.USE_DFCONV,
-                norm=_norm_name(head),
-                num_groups=cfg.MODEL.GROUP_NORM.NUM_GROUPS,
-            )
-        )
-    return nn.Sequential(*modules)
 
 
 class VLDyHead(nn.Module):
@@ -332,9 +286,7 @@ class VLDyHeadModule(nn.Module):
         self.box_selector_test = box_selector_test
         self.anchor_generator = anchor_generator
         self.embedding, self.resizer = embedding, resizer
-        self.tunable_linear: nn.Linear | None = None
-        if prompt_dim:
-            self.tunable_linear = prompt_table(prompt_dim)
+        self.tunable_linear = prompt_table(prompt_dim) if prompt_dim else None
         self.class_logits_in_training = class_logits_in_training
         self.class_logits_in_inference = class_logits_in_inference
         self.mlm_loss_weight = mlm_loss_weight
@@ -442,13 +394,6 @@ class VLDyHeadModule(nn.Module):
             "loss_shallow_contrastive": shallow,
         }
         return losses | {name: loss for name, loss in optional.items() if loss is not None}
-
-
-def masked_word_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """logits (B, T, V), labels (B, T), -100 = not scored -> mean cross-entropy in fp32 (0 if nothing is scored)."""
-    scored = labels != -100
-    total = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=-100, reduction="sum")
-    return total / scored.sum().clamp(min=1)
 
 
 RPN_HEADS.register("VLDYHEAD", VLDyHeadModule.from_config)
