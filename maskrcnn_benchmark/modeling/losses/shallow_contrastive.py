@@ -11,12 +11,34 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from maskrcnn_benchmark.modeling.losses.contrastive import MASKED_LOGIT, soft_cross_entropy
+from maskrcnn_benchmark.ops.roi_align import roi_align
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.comm import all_gather, get_rank, get_world_size, reduce_sum
 
 NO_BOX_LABEL = -100  # of an anchor without a box; no token has it
 UNKNOWN_LABEL = -10  # of a box without `original_od_label`; no token has it
 
 Sampler = Callable[[Tensor, int], Tensor]
+
+
+class ShallowSettings(NamedTuple):
+    """The shallow contrastive loss.
+
+    source: "fpn" for the inputs of the head at the anchors' locations, "body" for the regions of the anchors pooled
+        from the map of stride 16.
+    image_dim, text_dim, hidden_dim: widths of the features, and of the space they are projected to.
+    log_scale: initial log temperature.
+    max_positives: anchors of an image.
+    pad_with_zeros: fill up images of fewer positives with nothing instead of negatives.
+    """
+
+    source: str
+    image_dim: int
+    text_dim: int
+    hidden_dim: int = 64
+    log_scale: float = 0.0
+    max_positives: int = 100
+    pad_with_zeros: bool = False
 
 
 class ChosenAnchors(NamedTuple):
@@ -118,3 +140,27 @@ def gather_with_gradient(tensor: Tensor) -> Tensor:
     gathered[rank] = tensor.detach()
     gathered = reduce_sum(gathered)
     return torch.cat((gathered[:rank], tensor[None], gathered[rank + 1 :]))
+
+
+def pool_anchors(feature_map: Tensor, boxes: Tensor) -> Tensor:
+    """Regions (B, K, 4) of the map (B, C, H, W) of stride 16 -> (B, K, C)."""
+    images = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
+    rois = torch.cat((images.to(boxes), boxes), dim=-1).flatten(0, 1)
+    pooled = roi_align(feature_map, rois, (1, 1), 1 / 16, 0, aligned=True)
+    return pooled.flatten(1).unflatten(0, boxes.shape[:2])
+
+
+def original_labels(target: BoxList) -> Tensor:
+    """Label of every box in its data set (G,), UNKNOWN_LABEL for all where they are not known."""
+    if target.has_field("original_od_label"):
+        return target.get_field("original_od_label").float()
+    return torch.full((len(target),), float(UNKNOWN_LABEL), device=target.bbox.device)
+
+
+def token_labels(target: BoxList, num_tokens: int) -> Tensor:
+    """Label of every text position (T,), -1 for those of no class."""
+    labels = torch.full((num_tokens,), -1.0, device=target.bbox.device)
+    if target.has_field("positive_map_for_od_labels"):
+        known = target.get_field("positive_map_for_od_labels").float().flatten()[:num_tokens]
+        labels[: len(known)] = known
+    return labels

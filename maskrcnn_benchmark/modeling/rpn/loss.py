@@ -16,16 +16,18 @@ from maskrcnn_benchmark.modeling.losses.contrastive import contrastive_align_los
 from maskrcnn_benchmark.modeling.losses.iou import giou_losses
 from maskrcnn_benchmark.modeling.losses.shallow_contrastive import (
     NO_BOX_LABEL,
-    UNKNOWN_LABEL,
+    ShallowSettings,
     choose_anchors,
     gather_with_gradient,
+    original_labels,
     pair_matrix,
+    pool_anchors,
     shallow_contrastive_loss,
+    token_labels,
 )
 from maskrcnn_benchmark.modeling.rpn.inference import locations_first
 from maskrcnn_benchmark.modeling.rpn.span_tokens import SpanTokens
 from maskrcnn_benchmark.modeling.rpn.targets import Normalizers, Positives, Targets
-from maskrcnn_benchmark.ops.roi_align import roi_align
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.comm import get_world_size, reduce_sum
@@ -53,26 +55,6 @@ class LossWeights(NamedTuple):
     contrastive_align: float = 1.0
     dot_product_token: float = 1.0
     shallow_contrastive: float = 1.0
-
-
-class ShallowSettings(NamedTuple):
-    """The shallow contrastive loss.
-
-    source: "fpn" for the inputs of the head at the anchors' locations, "body" for the regions of the anchors pooled
-        from the map of stride 16.
-    image_dim, text_dim, hidden_dim: widths of the features, and of the space they are projected to.
-    log_scale: initial log temperature.
-    max_positives: anchors of an image.
-    pad_with_zeros: fill up images of fewer positives with nothing instead of negatives.
-    """
-
-    source: str
-    image_dim: int
-    text_dim: int
-    hidden_dim: int = 64
-    log_scale: float = 0.0
-    max_positives: int = 100
-    pad_with_zeros: bool = False
 
 
 class ATSSLossComputation(nn.Module):
@@ -310,7 +292,7 @@ class ATSSLossComputation(nn.Module):
         if settings.source == "fpn":
             regions = torch.cat([level.float() for level in features], dim=1)[images, chosen.index]
         else:
-            regions = _pool_anchors(features.float(), grid[chosen.index])
+            regions = pool_anchors(features.float(), grid[chosen.index])
         regions = regions * chosen.is_filled[..., None]
         image_embeddings = F.normalize(self.shallow_contrastive_projection_image(regions), dim=-1)
         text_embeddings = F.normalize(self.shallow_contrastive_projection_text(proj_tokens.float()), dim=-1)
@@ -319,11 +301,11 @@ class ATSSLossComputation(nn.Module):
         own_pairs = self._phrase_pairs(assigned, captions, targets, num_tokens)[images, chosen.index]
         own_pairs = own_pairs & chosen.is_filled[..., None]
         box_labels = assigned.look_up(
-            torch.cat([_original_labels(target) for target in targets]).to(grid), grid.new_full((), NO_BOX_LABEL)
+            torch.cat([original_labels(target) for target in targets]).to(grid), grid.new_full((), NO_BOX_LABEL)
         )
         box_labels = box_labels[images, chosen.index].masked_fill(~chosen.is_filled, NO_BOX_LABEL)
-        token_labels = torch.stack([_token_labels(target, num_tokens) for target in targets]).to(grid)
-        pairs = pair_matrix(box_labels, gather_with_gradient(token_labels), own_pairs)
+        labels_of_tokens = torch.stack([token_labels(target, num_tokens) for target in targets]).to(grid)
+        pairs = pair_matrix(box_labels, gather_with_gradient(labels_of_tokens), own_pairs)
         return shallow_contrastive_loss(
             image_embeddings, text_embeddings, chosen.is_filled, text_masks, pairs, self.shallow_log_scale.exp()
         )
@@ -343,29 +325,6 @@ def _mean_over_ranks(positives: Positives, weight: Tensor) -> Normalizers:
 
 def _times(weight: float, loss: Tensor | None) -> Tensor | None:
     return None if loss is None else weight * loss
-
-
-def _pool_anchors(feature_map: Tensor, boxes: Tensor) -> Tensor:
-    """Regions (B, K, 4) of the map (B, C, H, W) of stride 16 -> (B, K, C)."""
-    images = torch.arange(len(boxes), device=boxes.device)[:, None, None].expand(-1, boxes.shape[1], 1)
-    rois = torch.cat((images.to(boxes), boxes), dim=-1).flatten(0, 1)
-    pooled = roi_align(feature_map, rois, (1, 1), 1 / 16, 0, aligned=True)
-    return pooled.flatten(1).unflatten(0, boxes.shape[:2])
-
-
-def _original_labels(target: BoxList) -> Tensor:
-    if target.has_field("original_od_label"):
-        return target.get_field("original_od_label").float()
-    return torch.full((len(target),), float(UNKNOWN_LABEL), device=target.bbox.device)
-
-
-def _token_labels(target: BoxList, num_tokens: int) -> Tensor:
-    """Label of every text position (T,), -1 for those of no class."""
-    labels = torch.full((num_tokens,), -1.0, device=target.bbox.device)
-    if target.has_field("positive_map_for_od_labels"):
-        known = target.get_field("positive_map_for_od_labels").float().flatten()[:num_tokens]
-        labels[: len(known)] = known
-    return labels
 
 
 def make_atss_loss_evaluator(cfg, box_coder) -> ATSSLossComputation:
