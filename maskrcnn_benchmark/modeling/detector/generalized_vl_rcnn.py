@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import cached_property
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -31,40 +30,13 @@ from .acceleration import Acceleration
 from .features import FeaturePyramid, RegionWordFeatures
 from .frozen_text import TextMemory
 from .many_texts import maps_of_texts, repeat_outputs, texts_at_a_time
+from .text_policy import TextPolicy
 
 LabelToTokens = Mapping[int, Sequence[int]]
 PictureMemory = Callable[[ImageList, Callable[[Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
 """(pictures with names, what encodes one of them) -> levels: see `engine.feature_cache`."""
 
 TOKEN_BUCKET = 16  # accelerated text lengths are multiples of it, so that recordings fit more captions
-
-
-class TextPolicy(NamedTuple):
-    """How captions become tokens: length limit and padding (see MODEL.LANGUAGE_BACKBONE).
-
-    Attributes:
-        max_length: number of tokens at most; pad_max: pad to it; trim: pad to the longest caption at inference instead.
-        mask_special: mask [CLS], [SEP] and padding; one_hot_classes: mask all but so many columns (0: off).
-    """
-
-    max_length: int = 256
-    pad_max: bool = True
-    trim: bool = True
-    mask_special: bool = False
-    one_hot_classes: int = 0
-
-    @classmethod
-    def from_config(cls, cfg) -> "TextPolicy":
-        language = cfg.MODEL.LANGUAGE_BACKBONE
-        exact = language.MODEL_TYPE != "clip" and "vl" not in cfg.MODEL.SWINT.VERSION and not cfg.DATASETS.ONE_HOT
-        exact = exact and cfg.MODEL.DYHEAD.SCORE_AGG != "ONEHOT"  # its labels may count positions of padding
-        return cls(
-            max_length=language.MAX_QUERY_LEN,
-            pad_max=language.PAD_MAX,
-            trim=language.TRIM_PADDING and exact,
-            mask_special=language.MASK_SPECIAL,
-            one_hot_classes=cfg.MODEL.DYHEAD.NUM_CLASSES if cfg.DATASETS.ONE_HOT else 0,
-        )
 
 
 class GeneralizedVLRCNN(nn.Module):
