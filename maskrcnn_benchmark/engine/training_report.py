@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maskrcnn_benchmark.engine.validation import Validation
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.weight_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 REPORT_FILE = "training_report.json"
 
