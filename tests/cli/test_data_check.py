@@ -226,7 +226,7 @@ def test_contact_sheet(folder):
     assert colors[0] == (60, 100, 50) and colors[1] == (255, 255, 255) and colors[2] == (180, 100, 50)
 
 
-def test_workers_find_the_same(folder, tokenizer):
+def test_workers_find_the_same(tokenizer):
     class Toy(torch.utils.data.Dataset):
         def __len__(self):
             return 7

@@ -194,7 +194,7 @@ def test_workers_read_the_same_data(cfg):
         assert torch.equal(one[0].tensors, other[0].tensors) and torch.equal(one[3], other[3])
 
 
-def test_classes_of_several_closed_sets_get_labels_of_their_own(cfg, tmp_path):
+def test_classes_of_several_closed_sets_get_labels_of_their_own(cfg):
     cfg.DATASETS.REGISTER.second = CfgNode(dict(cfg.DATASETS.REGISTER.toy_test))
     cfg.DATASETS.TRAIN = ("toy_test", "second")
     cfg.DATASETS.CLASS_CONCAT = True

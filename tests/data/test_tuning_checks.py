@@ -150,7 +150,7 @@ def test_validation_of_other_categories(toy, tokenizer, caplog):
     assert "does not measure the trained classes 'absent, thing'" in caplog.text
 
 
-def test_parts_and_choices(toy, tokenizer):
+def test_parts_and_choices(toy):
     few = toy(True, few_shot=1, shuffle_seed=3)
     parts = parts_of(ConcatDataset([CopiedDataset(few, 4), toy(True)]))
     assert parts[0] is few and len(parts) == 2

@@ -49,7 +49,7 @@ def test_every_checkpoint(place):
     assert (place.folder / "out/eval/model_best/inference/val/bbox.csv").is_file()
 
 
-def test_best_one_on_val_and_test(place, capsys):
+def test_best_one_on_val_and_test(place):
     assert evaluate(place, "--evaluate_only_best_on_test", "--push_both_val_and_test") == 0
     results = place.folder / "out/eval/model_best/inference"
     assert sorted(path.name for path in results.iterdir()) == ["test", "val"]
@@ -59,7 +59,7 @@ def test_best_one_on_val_and_test(place, capsys):
     assert (place.folder / "out/eval/summary.json").read_bytes() == before
 
 
-def test_which_checkpoints(tmp_path, place, capsys):
+def test_which_checkpoints(place, capsys):
     run = place.folder / "out"
     assert [path.name for path in find_checkpoints(run, step=2)] == ["model_0000010.pth"]
     with pytest.raises(ValueError, match="--eval_freq 0"):

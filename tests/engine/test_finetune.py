@@ -154,7 +154,7 @@ def test_captions_have_no_few_shot(cfg, tmp_path, caplog, scores):
     assert list(json.loads((tmp_path / "out/few_shot_images.json").read_text())) == ["train"]
 
 
-def test_nothing_to_test_on(cfg, scores):
+def test_nothing_to_test_on(cfg):
     cfg.DATASETS.TEST, cfg.TEST.DURING_TRAINING, cfg.SOLVER.USE_AUTOSTEP = (), False, False
     with pytest.raises(ValueError, match="DATASETS.TEST is empty: name a set to test on, or use --skip-test"):
         fine_tune(cfg, torch.device("cpu"), TuningOptions(skip_train=True))

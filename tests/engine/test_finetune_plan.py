@@ -150,7 +150,7 @@ def test_mode_is_written_into_the_configuration(plan):
     assert one.cfg.MODEL.LINEAR_PROB and one.cfg.MODEL.BACKBONE.FREEZE and not one.cfg.MODEL.RPN.FREEZE
 
 
-def test_missing_tasks_and_output_are_errors(plan, tmp_path):
+def test_missing_tasks_and_output_are_errors(plan):
     with pytest.raises(FileNotFoundError, match="nothing_here"):
         plan("--ft-tasks", "{tmp}/nothing_here_*.yaml")
     with pytest.raises(ValueError, match="OUTPUT_DIR is empty"):

@@ -129,7 +129,7 @@ def test_fresh_start_that_is_stopped_goes_on(tune):
     assert not after["model"]["layer.weight"].equal(before["model"]["layer.weight"])
 
 
-def test_checkpoint_of_another_run_is_not_gone_on_from(tune, tmp_path):
+def test_checkpoint_of_another_run_is_not_gone_on_from(tune):
     out = tune("MODEL.WEIGHT", "")
     with pytest.raises(
         ValueError, match=r"has a checkpoint of another run \(SOLVER.BASE_LR was 0.001, is 0.01\): give"

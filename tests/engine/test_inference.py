@@ -106,7 +106,7 @@ def _only_first_sentence(path: str) -> str:
     return path
 
 
-def test_recall_of_boxes_whatever_their_class(cfg, tmp_path):
+def test_recall_of_boxes_whatever_their_class(cfg):
     cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "detection", ("toy_coco",)
     (loader,) = make_data_loader(cfg, is_train=False)
     model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"dog": [[10, 10, 39.5, 39.5]]})

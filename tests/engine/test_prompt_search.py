@@ -98,7 +98,7 @@ def test_bad_candidates(data, tmp_path, capsys, content, message):
     assert message in capsys.readouterr().err
 
 
-def test_missing_files(data, tmp_path, capsys):
+def test_missing_files(tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="nothing.yaml"):
         read_candidates(tmp_path / "nothing.yaml", NAMES)
     assert main(["prompt", "--data", "no.json", "--images", str(tmp_path), "--candidates", "w.yaml"]) == 2
