@@ -19,7 +19,7 @@ from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.task_model import TaskModel, weight_name
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
                 name = weight_name(str(path))
                 figures[name] = evaluate_tasks([task], model, folder / name, EvaluationOptions(weight=str(path)))[""]
                 if comm.is_main_process():
-                    _write(folder / SUMMARY, figures)
+                    write_complete(folder / SUMMARY, json.dumps(figures, indent=1) + "\n")
         for name, results in figures.items():
             for test_set, values in results.items():
                 text = ", ".join(f"{figure} {value:.4f}" for figure, value in values.items())
@@ -100,8 +100,3 @@ def _with_test_sets(cfg: CfgNode, names: Sequence[str]) -> CfgNode:
     changed.DATASETS.TEST = tuple(names)
     changed.freeze()
     return changed
-
-
-def _write(path: Path, figures: dict[str, Figures]) -> None:
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

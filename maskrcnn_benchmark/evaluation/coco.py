@@ -16,9 +16,10 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskrcnn_benchmark.evaluation.average_precision import NOTHING_TO_FIND
 from maskrcnn_benchmark.evaluation.base import Evaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # index of the area ran
 MAX_DETECTIONS = 2  # index of 100 detections per image in COCOeval
 PROPOSAL_LIMITS = (100, 1000)  # boxes per image
 PROPOSAL_METRICS = tuple(f"AR{area}@{limit}" for limit in PROPOSAL_LIMITS for area in ("", "s", "m", "l"))
-NOTHING_TO_FIND = -1.0
 
 
 class COCOResults:
@@ -175,9 +175,9 @@ class CocoEvaluator(Evaluator):
         results = COCOResults("bbox")
         results.results["bbox"].update(metrics)
         figures = {"bbox": {**metrics, **self.recalls}, "per_class": _without_nan(self.table)}
-        _write(folder / "bbox.json", json.dumps(self.results()))
-        _write(folder / "metrics.json", json.dumps(figures, indent=1))
-        _write(folder / "bbox.csv", table_csv(self.table))
+        write_complete(folder / "bbox.json", json.dumps(self.results()))
+        write_complete(folder / "metrics.json", json.dumps(figures, indent=1))
+        write_complete(folder / "bbox.csv", table_csv(self.table))
         with atomic_path(folder / "coco_results.pth") as part:
             torch.save(results, part)
 
@@ -209,11 +209,6 @@ def _complete(ground_truth: COCO) -> None:
         annotation.setdefault("iscrowd", 0)
         if "area" not in annotation:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic_path(path) as part:
-        part.write_text(text, encoding="utf-8")
 
 
 def _mean_of_valid(values: np.ndarray) -> float:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from prettytable import PrettyTable
 
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 
 ODINW_13 = (
     "AerialMaritimeDrone_large", "Aquarium_Aquarium_Combined.v2-raw-1024.coco", "CottontailRabbits",
@@ -155,8 +155,7 @@ def summary_table(summary: Mapping[str, Any]) -> PrettyTable:
 
 def write_summary(folder: str | os.PathLike[str], name: str, summary: Mapping[str, Any]) -> None:
     """Writes NAME.json and NAME.csv."""
-    with atomic_path(Path(folder, f"{name}.json")) as part:
-        part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_complete(Path(folder, f"{name}.json"), json.dumps(summary, indent=1) + "\n")
     with atomic_path(Path(folder, f"{name}.csv")) as part, part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["task", "AP", "std", "seeds"])

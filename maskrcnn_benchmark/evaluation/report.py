@@ -28,7 +28,7 @@ from maskrcnn_benchmark.evaluation.mistakes import (
     find_mistakes,
 )
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 from maskrcnn_benchmark.visualization.charts import bar_chart, heat_map, line_chart
 from maskrcnn_benchmark.visualization.contact_sheet import Sample, contact_sheet
 from maskrcnn_benchmark.visualization.draw import draw_boxes
@@ -72,8 +72,7 @@ class Report:
         folder = Path(folder)
         mistakes = find_mistakes(self.images, NUM_WORST)
         panels = [draw_mistakes(image, verdict) for image, verdict in mistakes.worst]
-        with atomic_path(folder / PAGE) as part:
-            part.write_text(self._page(mistakes, panels), encoding="utf-8")
+        write_complete(folder / PAGE, self._page(mistakes, panels))
         if panels:
             samples = [
                 Sample(image.title, describe(image, verdict), panel)

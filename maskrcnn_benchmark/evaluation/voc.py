@@ -15,7 +15,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.evaluation.base import Evaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 logger = logging.getLogger(__name__)
 
@@ -164,8 +164,7 @@ class VocEvaluator(Evaluator):
         names = ("mAP",) if file_name == "result.txt" else tuple(metrics)
         lines = [f"{name}: {metrics[name]:.4f}" for name in names]
         lines += [f"{name:<16}: {ap:.4f}" for name, ap in self.table["AP"].items()]
-        with atomic_path(Path(folder) / file_name) as part:
-            part.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_complete(Path(folder) / file_name, "".join(f"{line}\n" for line in lines))
 
 
 def _curve(found: Sequence[Outcomes], num_objects: int) -> tuple[np.ndarray, np.ndarray]:
