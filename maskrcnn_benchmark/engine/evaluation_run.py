@@ -47,7 +47,7 @@ logger = logging.getLogger("maskrcnn_benchmark.inference")
 class EvaluationOptions:
     """What the command line says beside the configuration.
 
-    Args:
+    Attributes:
         resume: go on where an interrupted evaluation stopped.
         skip_missing: leave out pictures whose files are not there.
         precision: of the numbers on a GPU.
@@ -82,7 +82,12 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         logger.info("Command: %s", " ".join(sys.argv))
         logger.info("Processes: %d; PyTorch %s; device %s", comm.get_world_size(), torch.__version__, device)
         options = EvaluationOptions(
-            args.resume, args.skip_missing, args.precision, weight or cfg.MODEL.WEIGHT, args.save_vis, True
+            resume=args.resume,
+            skip_missing=args.skip_missing,
+            precision=args.precision,
+            weight=weight or cfg.MODEL.WEIGHT,
+            save_vis=args.save_vis,
+            has_fixed_weights=True,
         )
         evaluate_tasks(
             tasks, TaskModel(cfg, weight, device, args.precision), log_dir if cfg.OUTPUT_DIR else None, options

@@ -73,7 +73,7 @@ class LabelOptions:
         if self.on_error not in (SKIP, RAISE):
             raise ValueError(f"on_error={self.on_error!r}: {SKIP} or {RAISE}")
         if self.nms is not None and not 0 < self.nms <= 1:
-            raise ValueError(f"nms={self.nms} is not an IoU above 0")
+            raise ValueError(f"nms={self.nms}: give an IoU above 0 and up to 1")
         if self.min_boxes < 0 or self.threads < 1:
             raise ValueError(f"min_boxes={self.min_boxes}, threads={self.threads}: give 0 and 1 or more")
 
