@@ -13,7 +13,7 @@ from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset
 from maskrcnn_benchmark.data.picture_files import picture_file
-from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
+from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth, phrase_texts
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.visualization.draw import draw_boxes
@@ -92,11 +92,7 @@ def names_of(dataset: Any, index: int) -> Mapping[int, str]:
     """What the labels of an item stand for: classes, or the phrases of its caption."""
     if not isinstance(dataset, GroundingJson):
         return dataset.categories()
-    record = dataset.get_img_info(index)
-    phrases = record.get("tokens_positive_eval", ())
-    return {
-        label: " ".join(record["caption"][begin:end] for begin, end in spans) for label, spans in enumerate(phrases, 1)
-    }
+    return phrase_texts(dataset.get_img_info(index))
 
 
 def true_boxes(dataset: Any, index: int) -> Boxes:
@@ -106,10 +102,8 @@ def true_boxes(dataset: Any, index: int) -> Boxes:
         phrases = phrase_ground_truth(record, dataset.coco.imgToAnns[record["id"]])
         return [(box, label) for label, boxes in enumerate(phrases, 1) for box in boxes.tolist()]
     if isinstance(dataset, LvisDetection):
-        annotations, label_of = (
-            dataset.lvis.imgToAnns[record["id"]],
-            {category: category for category in dataset.lvis.cats},
-        )
+        annotations = dataset.lvis.imgToAnns[record["id"]]
+        label_of = {category: category for category in dataset.lvis.cats}
     elif hasattr(dataset, "json_category_id_to_contiguous_id"):
         annotations, label_of = dataset.coco.imgToAnns[record["id"]], dataset.json_category_id_to_contiguous_id
     else:

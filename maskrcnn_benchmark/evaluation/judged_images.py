@@ -11,7 +11,7 @@ from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.evaluation.mistakes import JudgedImage
-from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
+from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth, phrase_texts
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 MAX_BOXES = 100  # of an image, the best ones
@@ -83,13 +83,10 @@ class JudgedImages:
         return Truth(title, size, boxes, [name for _, name in shown], names)
 
     def _of_sentence(self, record: Mapping[str, Any], size: tuple[int, int]) -> Truth:
-        caption = record["caption"]
-        phrases = [
-            " ".join(caption[begin:end] for begin, end in spans).strip() for spans in record["tokens_positive_eval"]
-        ]
+        phrases = phrase_texts(record)
         found = phrase_ground_truth(record, self.dataset.coco.imgToAnns[record["id"]])
         boxes = np.concatenate([np.zeros((0, 4)), *(of_phrase.double().numpy() for of_phrase in found)])
-        names = [phrase for phrase, of_phrase in zip(phrases, found, strict=True) for _ in range(len(of_phrase))]
-        return Truth(
-            f"{record.get('file_name', record['id'])}: {caption}", size, boxes, names, dict(enumerate(phrases, 1))
-        )
+        names = [
+            phrase for phrase, of_phrase in zip(phrases.values(), found, strict=True) for _ in range(len(of_phrase))
+        ]
+        return Truth(f"{record.get('file_name', record['id'])}: {record['caption']}", size, boxes, names, phrases)

@@ -113,6 +113,14 @@ def _is_within(rank: int | None, k: int) -> bool:
     return rank is not None and (k == UPPER_BOUND or rank < k)
 
 
+def phrase_texts(record: Mapping[str, Any]) -> dict[int, str]:
+    """{number of the phrase of `tokens_positive_eval`, from 1: its words in the caption}."""
+    caption, phrases = record["caption"], record.get("tokens_positive_eval", ())
+    return {
+        label: " ".join(caption[begin:end] for begin, end in spans).strip() for label, spans in enumerate(phrases, 1)
+    }
+
+
 def phrase_ground_truth(record: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> list[Tensor]:
     """For every phrase of `tokens_positive_eval` the boxes (G, 4) xyxy of the annotations that it names.
 

@@ -40,4 +40,6 @@ def test_heat_map_shades_by_the_share_of_the_row():
 
 def test_nothing_to_draw():
     for chart in (bar_chart({}), heat_map([], [], []), line_chart({}, "", "")):
-        ElementTree.fromstring(chart)
+        root = ElementTree.fromstring(chart)
+        assert root.tag == f"{SVG}svg" and float(root.get("width")) > 0 and float(root.get("height")) > 0
+        assert not list(root.iter(f"{SVG}rect")) and not list(root.iter(f"{SVG}polyline"))
