@@ -23,7 +23,7 @@ from maskrcnn_benchmark.engine.parallel import exchanges_gradients, gathered
 from maskrcnn_benchmark.engine.progress import Progress
 from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
 from maskrcnn_benchmark.engine.trainer_options import TrainerOptions, amp_dtype, checkpoint_period_of
-from maskrcnn_benchmark.engine.training_report import REPORT_FILE, report_training
+from maskrcnn_benchmark.engine.training_report import REPORT_FILE, forget_report, report_training
 from maskrcnn_benchmark.engine.validation import Validation, make_validation
 from maskrcnn_benchmark.solver import (
     ModelEma,
@@ -189,6 +189,7 @@ class Trainer:
             return True
         logger.info("Start training at iteration %d of %d", self.iteration, self.max_iter)
         started, first_iteration = time.monotonic(), self.iteration
+        forget_report(self.checkpointer.save_dir)  # a longer run may be killed before its own
         self.model.train()
         self.progress.restart_clock()
         with worker_errors_in_one_line(), stop_on_sigterm() as self._stop:

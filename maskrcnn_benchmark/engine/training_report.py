@@ -15,6 +15,12 @@ REPORT_FILE = "training_report.json"
 logger = logging.getLogger("maskrcnn_benchmark.trainer")
 
 
+def forget_report(folder: str | os.PathLike[str]) -> None:
+    """Removes the report of an earlier training in the folder of a run, on the main process."""
+    if folder and comm.is_main_process():
+        Path(folder, REPORT_FILE).unlink(missing_ok=True)
+
+
 def report_training(images_per_s: float, validation: Validation | None, folder: str | os.PathLike[str] = "") -> None:
     """Logs accuracy and throughput and writes them to `folder`/training_report.json, on the main process.
 

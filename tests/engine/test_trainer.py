@@ -79,11 +79,14 @@ def test_finished_run_does_nothing(tmp_path):
 
 
 def test_deadline_saves_and_a_second_run_goes_on(tmp_path):
+    (tmp_path / "training_report.json").write_text("of an earlier training")
     trainer = toy_trainer(tmp_path, 10, deadline=time.monotonic())
     assert not trainer.train()
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
+    assert not (tmp_path / "training_report.json").exists()
     rest = toy_trainer(tmp_path, 10, resume=True)
     assert rest.train() and rest.model.calls == 9
+    assert (tmp_path / "training_report.json").exists()
     whole = toy_trainer(tmp_path / "whole", 10)
     whole.train()
     assert_equal_weights(weights(whole), weights(rest))
