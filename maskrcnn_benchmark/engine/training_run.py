@@ -1,6 +1,7 @@
 """A whole training run: from a configuration file to checkpoints in its output folder."""
 
 import argparse
+import contextlib
 import logging
 import os
 import shutil
@@ -170,21 +171,22 @@ def run_training(
     logger.info("Parameters to train: %d; device %s", trainable, device)
     if options.measures_start and val_data_loader is not None and not arguments["iteration"]:
         arguments["start_figures"] = _measure_start(cfg, trained, val_data_loader, device)
-    is_finished = do_train(
-        cfg,
-        trained,
-        data_loader,
-        optimizer,
-        scheduler,
-        checkpointer,
-        device,
-        cfg.SOLVER.CHECKPOINT_PERIOD,
-        arguments,
-        val_data_loader,
-        _meters(cfg, options, int(arguments["iteration"])),
-        deadline=options.deadline,
-        ema_module=ema_module,
-    )
+    with contextlib.closing(_meters(cfg, options, int(arguments["iteration"]))) as meters:
+        is_finished = do_train(
+            cfg,
+            trained,
+            data_loader,
+            optimizer,
+            scheduler,
+            checkpointer,
+            device,
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            arguments,
+            val_data_loader,
+            meters,
+            deadline=options.deadline,
+            ema_module=ema_module,
+        )
     return Trained(model, is_finished, arguments.get("start_figures"))
 
 

@@ -83,6 +83,9 @@ class MetricLogger:
     def show(self, iteration: int, **pictures: np.ndarray) -> None:
         """Pictures (H, W, 3) uint8; only TensorBoard shows them."""
 
+    def close(self) -> None:
+        """Nothing; TensorBoard has a file to close."""
+
     def __getattr__(self, name: str) -> SmoothedValue:
         meters = self.__dict__.get("meters", {})
         if name in meters:

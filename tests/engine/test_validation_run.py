@@ -35,6 +35,9 @@ class RecordingWriter:
         self.scalars: dict[str, list[tuple[int, float]]] = {}
         self.images: dict[str, np.ndarray] = {}
 
+    def close(self) -> None:
+        self.is_closed = True
+
     def add_scalar(self, name: str, value: float, step: int) -> None:
         self.scalars.setdefault(name, []).append((step, value))
 
@@ -80,6 +83,7 @@ def test_run_with_validation(cfg, tmp_path, writer, caplog, task, test_set, figu
     caplog.set_level(logging.INFO, "maskrcnn_benchmark.trainer")
     cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = task, (test_set,)
     train(cfg, torch.device("cpu"), RunOptions(use_tensorboard=True))
+    assert writer.is_closed
     assert [step for step, _ in writer.scalars[f"validation/{figure}"]] == [2, 4]
     assert [step for step, _ in writer.scalars["loss"]] == [1, 2, 3, 4]
     for name in ("loss_reg", "time", "data", "lr", "lr/backbone", "lr/language_backbone", "lr/rpn", "weight_decay"):
