@@ -302,7 +302,7 @@ class Detector:
 
     def _predict_batch(self, images: list[np.ndarray], plans: list[tuple[Prompt, ...]]) -> list[list[BoxList]]:
         """For each picture what each of its captions found, in pixels of the resized picture."""
-        batch = self._input([self.transform(Image.fromarray(image), None)[0] for image in images])
+        batch = self.network_input([self.transform(Image.fromarray(image), None)[0] for image in images])
         if len(images) == 1 and not self.reads_text:
             text = self._encode_text([prompt.caption for prompt in plans[0]])
             maps = [prompt.label_to_tokens for prompt in plans[0]]
@@ -317,8 +317,8 @@ class Detector:
                 found.append(detection)
         return parts
 
-    def _input(self, pictures: list) -> ImageList:
-        """Transformed pictures as a batch on the device."""
+    def network_input(self, pictures: list) -> ImageList:
+        """Pictures that `transform` has made as a batch on the device."""
         if self.upload is not None:
             return self.upload([torch.from_numpy(np.array(picture)) for picture in pictures])
         return to_image_list([picture.to(self.device) for picture in pictures], self.size_divisible)

@@ -96,7 +96,7 @@ class PromptSearch:
         self.features = []
         with torch.inference_mode():
             for index in progress(range(len(dataset)), len(dataset)):
-                picture = detector._input([detector.transform(dataset[index][0], None)[0]])
+                picture = detector.network_input([detector.transform(dataset[index][0], None)[0]])
                 self.features.append((dataset.ids[index], detector.model.encode_image(picture)))
 
     @torch.inference_mode()
