@@ -66,7 +66,7 @@ def show(lines: Iterable[str], output: Path | None) -> None:
 def machine(device: torch.device) -> str:
     """What the figures were measured on: device, threads, versions and commit."""
     if device.type == "cuda":
-        name = f"{torch.cuda.get_device_name(device)}, driver CUDA {torch.version.cuda}"
+        name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
         name = f"{_processor()}, {torch.get_num_threads()} threads"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}"
