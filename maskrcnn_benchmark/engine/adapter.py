@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.modeling.rpn.vldyhead import MAX_PROMPT_ROWS, prompt_table
 from maskrcnn_benchmark.text.prompt import Prompt
+from maskrcnn_benchmark.utils.weight_conversion import PROMPT_TABLE
 from maskrcnn_benchmark.utils.weight_files import CheckpointError, save_weights
 
 FORMAT = "glip-adapter-1"
-PROMPT_TABLE = "rpn.tunable_linear.weight"
 UNREAD = "rpn.head.cls_logits."
 """The class branch: its size follows the number of classes, and models with word scores do not use it."""
 MAX_TRAINED_SHARE = 0.1

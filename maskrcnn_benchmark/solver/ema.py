@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.sharded_state import shard_like_model
+from maskrcnn_benchmark.utils.weight_conversion import unwrap_model
 
 _Place = tuple[dict, str]  # the parameters or buffers of a module, and a name among them
 
@@ -27,7 +28,7 @@ class ModelEma:
     Other buffers, such as Swin's index tables, are copied, since averaging rounds them down.
 
     Args:
-        model: the training model, with its weights loaded. A wrapper for several processes is looked through.
+        model: the training model, with its weights loaded. Wrappers are looked through, see `unwrap_model`.
         decay: 0 follows the model, towards 1 remembers longer.
         device: where the copy lives; None or "" for the model's own.
         copied: a module of the same kind to hold the average, where `model` is sharded and cannot be copied.
@@ -47,7 +48,7 @@ class ModelEma:
         if not 0 <= decay < 1:
             raise ValueError(f"the decay of a moving average lies in [0, 1), got {decay}")
         self.decay = decay
-        self.ema = deepcopy(_unwrap(model)) if copied is None else copied
+        self.ema = deepcopy(unwrap_model(model)) if copied is None else copied
         self.ema.eval()
         self.ema.requires_grad_(False)
         if device:
@@ -57,12 +58,12 @@ class ModelEma:
         self._moves: list[_Move] = []
         self._moves_are_for: list[object] = []
         if copied is not None:
-            copied.load_state_dict(_unwrap(model).state_dict())
+            copied.load_state_dict(unwrap_model(model).state_dict())
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Moves the average towards `model`; call it after every step of the optimizer."""
-        model = _unwrap(model)
+        model = unwrap_model(model)
         if self._source is not model:
             self._source, self._pairs = model, _pair_places(self.ema, model)
         averages = [owner[name] for (owner, name), _ in self._pairs]
@@ -130,8 +131,3 @@ def _places(module: nn.Module) -> dict[str, _Place]:
         for tensors in (owner._parameters, owner._buffers):
             places |= {f"{prefix}.{name}" if prefix else name: (tensors, name) for name in tensors}
     return {name: places[name] for name in names}
-
-
-def _unwrap(model: nn.Module) -> nn.Module:
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return model.module if isinstance(model, wrappers) else model

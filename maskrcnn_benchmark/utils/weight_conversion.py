@@ -99,7 +99,7 @@ FAMILIES = (
 )
 
 BIAS_TABLE = "relative_position_bias_table"
-PROMPT = "rpn.tunable_linear.weight"
+PROMPT_TABLE = "rpn.tunable_linear.weight"
 
 
 class Mismatch(NamedTuple):
@@ -273,8 +273,8 @@ def _judge(report: LoadReport, num_wanted: int, num_stored: int, model_name: str
     fits_partly = len(report.loaded) * 2 >= num_stored - len(report.ignored) and report.loaded
     if strict or not fits_partly:
         hint = "; strict=False loads what fits" if fits_partly else ""
-        if PROMPT in report.unexpected:
-            hint += f"; {PROMPT} is a learnt prompt: set MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER True"
+        if PROMPT_TABLE in report.unexpected:
+            hint += f"; {PROMPT_TABLE} is a learnt prompt: set MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER True"
         raise CheckpointError(
             f"{report.source} holds weights of another architecture: it fills {len(report.loaded)} of the {num_wanted} "
             f"entries of {model_name}{report.differences()}. Choose the configuration that belongs to the file{hint}"
