@@ -38,6 +38,7 @@ class PlannedTuning:
 
     @property
     def folder(self) -> Path:
+        """Where the training leaves its files."""
         return Path(self.cfg.OUTPUT_DIR)
 
     @property

@@ -22,6 +22,7 @@ class Targets(NamedTuple):
 
     @property
     def is_positive(self) -> Tensor:
+        """(B, N) bool, whether an anchor has a box."""
         return self.box_rows < len(self.boxes)
 
     def look_up(self, table: Tensor, unmatched: Tensor) -> Tensor:
