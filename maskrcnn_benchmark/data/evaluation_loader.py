@@ -104,10 +104,12 @@ class UploadingLoader:
 
     @property
     def dataset(self) -> Dataset:
+        """The test set; its pictures come as bytes."""
         return self.loader.dataset
 
     @property
     def batch_sampler(self) -> Any:
+        """The `EvaluationBatches` of the loader."""
         return self.loader.batch_sampler
 
     def __len__(self) -> int:

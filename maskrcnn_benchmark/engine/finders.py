@@ -259,7 +259,10 @@ class CaptionFinder:
 def caption_of(item: Item) -> str:
     """The caption of an item. Raises: ValueError if it has none."""
     if not isinstance(item.target, BoxList) or not item.target.has_field("caption"):
-        raise ValueError("the test set has no captions; TEST.EVAL_TASK grounding needs them, categories need detection")
+        raise ValueError(
+            "the test set has no captions; TEST.EVAL_TASK grounding needs them, categories need detection "
+            f"(picture {item.picture})"
+        )
     return item.target.get_field("caption")
 
 
@@ -268,7 +271,7 @@ def phrase_map(item: Item) -> dict[int, list[int]]:
     if not item.target.has_field("positive_map_eval"):
         raise ValueError(
             "the test set has captions without phrases to evaluate (tokens_positive_eval); "
-            "TEST.EVAL_TASK grounding needs them"
+            f"TEST.EVAL_TASK grounding needs them (picture {item.picture})"
         )
     return label_to_tokens(item.target.get_field("positive_map_eval"))
 

@@ -48,6 +48,7 @@ class Outcome:
 
     @property
     def is_complete(self) -> bool:
+        """Whether every shard of the command is finished."""
         return self.finished == self.shards
 
     def as_dict(self) -> dict[str, Any]:

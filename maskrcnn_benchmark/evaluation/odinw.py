@@ -175,8 +175,11 @@ def write_leaderboard(
         names: task -> name on the leaderboard, where it is another.
     Raises: ValueError when results with and without seeds are mixed; FileNotFoundError for missing detections.
     """
-    if len({bool(run.seed) for run in runs}) > 1:
-        raise ValueError("results with and without seeds cannot go into one leaderboard file")
+    folders = {bool(run.seed): run.folder for run in runs}
+    if len(folders) > 1:
+        raise ValueError(
+            f"results with and without seeds ({folders[True]}, {folders[False]}) cannot go into one leaderboard file"
+        )
     by_task: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_task[names.get(run.task, run.task)].append(run)
