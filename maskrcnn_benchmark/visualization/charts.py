@@ -8,16 +8,15 @@ from maskrcnn_benchmark.visualization.draw import Color, phrase_color
 FONT = 'font-family="sans-serif" font-size="12"'
 INK, FAINT, GRID, BAR = "#222", "#777", "#ddd", "#0082c8"
 LETTER_WIDTH = 7  # pixels of a letter at this font size, roughly
+WIDTH = 560  # pixels of a chart of lines or bars
 LEFT, TOP, BOTTOM = 56, 16, 44  # pixels around the plot of a line chart
 BAR_HEIGHT, CELL = 18, 34  # pixels
 TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
-def line_chart(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_title: str, y_title: str, width: int = 560
-) -> str:
+def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_title: str, y_title: str) -> str:
     """Lines of points (x, y), both in 0..1, with a legend of their names."""
-    plot = width - LEFT - 12
+    plot = WIDTH - LEFT - 12
     height = TOP + plot * 2 // 3 + BOTTOM + 18 * len(lines)
     bottom = TOP + plot * 2 // 3
 
@@ -40,14 +39,14 @@ def line_chart(
         parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"/>')
         y = bottom + BOTTOM + 18 * number + 6
         parts.append(_line(LEFT, y, LEFT + 24, y, color, 3) + _text(LEFT + 32, y + 4, name, anchor="start"))
-    return _svg(width, height, parts)
+    return _svg(WIDTH, height, parts)
 
 
-def bar_chart(values: Mapping[str, float], width: int = 560) -> str:
+def bar_chart(values: Mapping[str, float]) -> str:
     """A horizontal bar for every value in 0..1, with its name and number."""
-    label = min(width // 2, 12 + LETTER_WIDTH * max((len(name) for name in values), default=0))
+    label = min(WIDTH // 2, 12 + LETTER_WIDTH * max((len(name) for name in values), default=0))
     longest = max(1, label // LETTER_WIDTH)
-    room = width - label - 60
+    room = WIDTH - label - 60
     parts = []
     for number, (name, value) in enumerate(values.items()):
         y = number * BAR_HEIGHT
@@ -55,7 +54,7 @@ def bar_chart(values: Mapping[str, float], width: int = 560) -> str:
         length = round(room * min(max(value, 0.0), 1.0), 1)
         parts.append(f'<rect x="{label}" y="{y + 3}" width="{length}" height="{BAR_HEIGHT - 6}" fill="{BAR}"/>')
         parts.append(_text(label + length + 6, y + 13, f"{value:.3f}", anchor="start"))
-    return _svg(width, BAR_HEIGHT * len(values) + 4, parts)
+    return _svg(WIDTH, BAR_HEIGHT * len(values) + 4, parts)
 
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
