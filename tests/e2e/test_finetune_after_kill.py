@@ -54,6 +54,14 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
         time.sleep(0.02)
 
 
+def end(process: subprocess.Popen) -> None:
+    """Leaves nothing of a command, whether it has ended or not."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stderr.close()
+
+
 @pytest.mark.slow
 def test_killed_command_equals_an_undisturbed_one(tmp_path):
     text = make_text_folder(tmp_path / "text")
@@ -66,13 +74,15 @@ def test_killed_command_equals_an_undisturbed_one(tmp_path):
     try:
         wait_for(tmp_path / "parts/ft_task_1_seed_30/model_best.pth", killed)
     finally:
-        if killed.poll() is None:
-            os.killpg(killed.pid, signal.SIGKILL)
-        killed.wait()
+        end(killed)
     assert not (tmp_path / "parts/ft_task_1_seed_30/model_final.pth").exists()
     for out in ("parts", "whole"):
         process = start(tmp_path, out)
-        assert process.wait(240) == 0, process.stderr.read()[-2000:]
+        try:
+            _, errors = process.communicate(timeout=240)  # reads along, as a full pipe would stop it
+        finally:
+            end(process)
+        assert process.returncode == 0, errors[-2000:]
     results = {out: json.loads((tmp_path / out / "results.json").read_text()) for out in ("parts", "whole")}
     assert results["parts"]["summary"] == results["whole"]["summary"]
     assert [run["history"] for run in results["parts"]["runs"]] == [run["history"] for run in results["whole"]["runs"]]

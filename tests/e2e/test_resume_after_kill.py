@@ -57,6 +57,7 @@ def test_killed_run_equals_an_undisturbed_one(tmp_path, bert_vocabulary, monkeyp
         train(kind, str(parts), 0, *arguments)
     finally:
         process.kill()
+        process.wait()
         torch.set_num_threads(threads)
 
     left_out = set(map(int, re.findall(r"Iteration (\d+): .* batch left out", (whole / "log.txt").read_text())))

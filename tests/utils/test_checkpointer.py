@@ -182,7 +182,7 @@ def test_a_kill_at_any_moment_leaves_a_usable_checkpoint(tmp_path):
     context = multiprocessing.get_context("fork")
     for attempt in range(8):
         ready = context.Event()
-        process = context.Process(target=_save_forever, args=(str(tmp_path), ready))
+        process = context.Process(target=_save_forever, args=(str(tmp_path), ready), daemon=True)
         process.start()
         assert ready.wait(60)
         time.sleep(0.003 * attempt)
