@@ -1,21 +1,18 @@
 """Two processes that compute their batches in parts exchange gradients once per step."""
 
 import contextlib
-import os
-import socket
 
 import torch
 import torch.distributed
-import torch.multiprocessing as multiprocessing
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.distributed.fsdp import fully_shard
+from two_processes import run_two
 
 from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
 from maskrcnn_benchmark.engine.guarded_step import GuardedStep
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
-from maskrcnn_benchmark.utils import comm
 
 STEPS = 3
 
@@ -70,25 +67,17 @@ def steps(model: nn.Module, parts: int, rank: int) -> list[torch.Tensor]:
     return [weight.detach().clone() for weight in model.parameters()]
 
 
-def _compare(rank: int, port: int) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    comm.init_distributed(rank=rank, world_size=2)
-    try:
-        whole, _ = trained(1, rank)
-        for parts, is_static in ((2, False), (4, True)):
-            added, exchanges = trained(parts, rank, static_graph=is_static)
-            assert exchanges == STEPS + 1, f"{exchanges} exchanges, one per step and one to learn the graph"
-            for one, other in zip(whole, added, strict=True):
-                torch.testing.assert_close(other, one)
-        for one, other in zip(whole, trained_shards(2, rank), strict=True):
+def compare(rank: int) -> None:
+    """Body of one process."""
+    whole, _ = trained(1, rank)
+    for parts, is_static in ((2, False), (4, True)):
+        added, exchanges = trained(parts, rank, static_graph=is_static)
+        assert exchanges == STEPS + 1, f"{exchanges} exchanges, one per step and one to learn the graph"
+        for one, other in zip(whole, added, strict=True):
             torch.testing.assert_close(other, one)
-    finally:
-        comm.destroy_distributed()
+    for one, other in zip(whole, trained_shards(2, rank), strict=True):
+        torch.testing.assert_close(other, one)
 
 
-def test_gradients_are_exchanged_once_per_step():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    multiprocessing.spawn(_compare, (port,), nprocs=2)
+def test_gradients_are_exchanged_once_per_step(tmp_path):
+    run_two(compare, tmp_path)
