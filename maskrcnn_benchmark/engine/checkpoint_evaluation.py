@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.engine.common_arguments import add_local_rank
 from maskrcnn_benchmark.engine.evaluation_run import (
     EvaluationOptions,
     Figures,
@@ -33,10 +34,7 @@ logger = logging.getLogger("maskrcnn_benchmark.eval_all")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of tools/eval_all.py; the configuration entries KEY VALUE ... are not among them."""
     parser.add_argument("--config-file", default="", metavar="FILE", help="configuration of the run: its config.yml")
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, metavar="N",
-        help="set by older launchers; torchrun says it in the environment",
-    )  # fmt: skip
+    add_local_rank(parser)
     parser.add_argument("--skip_eval", action="store_true", help="evaluate nothing, print the summary that is there")
     parser.add_argument(
         "--evaluate_only_best_on_test", action="store_true",

@@ -2,6 +2,7 @@
 
 import argparse
 
+from maskrcnn_benchmark.engine.common_arguments import add_local_rank
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION, PRECISION_NAMES
 
 
@@ -22,10 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task_config", metavar="FILE,FILE",
         help="configurations of test sets, evaluated one after the other; odinw_13 and odinw_35 stand for their files",
     )  # fmt: skip
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, metavar="N",
-        help="set by older launchers; torchrun says it in the environment",
-    )  # fmt: skip
+    add_local_rank(parser)
     parser.add_argument("--world-size", type=int, metavar="N", help="accepted; the launcher says it in the environment")
     parser.add_argument("--dist-url", metavar="URL", help="accepted; the launcher says it in the environment")
     parser.add_argument(

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 
+from maskrcnn_benchmark.engine.common_arguments import add_local_rank, add_max_minutes
 from maskrcnn_benchmark.engine.training_arguments import RESUME_AUTO, RESUME_NONE
 
 COPY_ONLY = 10000
@@ -69,10 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="configurations of the data, fine-tuned on one after the other, each from the same weights; patterns are "
         "expanded and sorted. Default: the data of --config-file",
     )  # fmt: skip
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, metavar="N",
-        help="set by older launchers; torchrun says it in the environment",
-    )  # fmt: skip
+    add_local_rank(parser)
     parser.add_argument(
         "--custom_shot_and_epoch_and_general_copy", metavar="S_E_C[_V]",
         help="pictures per category (0: all), epochs, and how often an epoch shows each picture, such as 3_200_4; V: "
@@ -108,10 +106,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume", default=RESUME_AUTO, choices=(RESUME_AUTO, RESUME_NONE),
         help="auto: go on where the same command stopped; none: start afresh. Default: %(default)s",
     )  # fmt: skip
-    parser.add_argument(
-        "--max-minutes",
-        type=float,
-        metavar="M",
-        help="save and end successfully after that time; the same command goes on",
-    )
+    add_max_minutes(parser)
     parser.add_argument("--use-tensorboard", action="store_true", help="write event files to the folder of every task")

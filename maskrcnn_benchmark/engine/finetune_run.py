@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.engine.common_arguments import deadline_after
 from maskrcnn_benchmark.engine.finetune import BEST, CONFIG_FILE, TuningOptions, TuningResult, fine_tune
 from maskrcnn_benchmark.engine.finetune_arguments import COPY_ONLY
 from maskrcnn_benchmark.engine.finetune_plan import PlannedTuning, base_configuration, plan_tunings, sets_to_test
@@ -30,11 +31,8 @@ logger = logging.getLogger("maskrcnn_benchmark.finetune")
 
 def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
     """Fine-tunes as the arguments say (see `finetune_arguments`); returns the exit code."""
-    started = time.monotonic()
-    if args.max_minutes is not None and args.max_minutes <= 0:
-        raise ValueError(f"--max-minutes {args.max_minutes:g}: give a positive number of minutes")
+    deadline = deadline_after(args.max_minutes, time.monotonic())
     cfg = base_configuration(args, opts)
-    deadline = None if args.max_minutes is None else started + 60 * args.max_minutes
     with process_group(cfg.MODEL.DEVICE, args.local_rank) as device:
         mkdir(cfg.OUTPUT_DIR)
         setup_logger("maskrcnn_benchmark", cfg.OUTPUT_DIR, comm.get_rank())

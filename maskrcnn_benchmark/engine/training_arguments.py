@@ -2,16 +2,15 @@
 
 import argparse
 
+from maskrcnn_benchmark.engine.common_arguments import add_local_rank, add_max_minutes
+
 RESUME_AUTO, RESUME_NONE = "auto", "none"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of a training command; the configuration entries KEY VALUE ... are not among them."""
     parser.add_argument("--config-file", required=True, metavar="FILE", help="configuration of model, data and solver")
-    parser.add_argument(
-        "--local_rank", "--local-rank", type=int, metavar="N",
-        help="set by older launchers; torchrun says it in the environment",
-    )  # fmt: skip
+    add_local_rank(parser)
     parser.add_argument("--skip-test", action="store_true", help="accepted; training does not test at its end")
     parser.add_argument("--use-tensorboard", action="store_true", help="write event files to OUTPUT_DIR")
     parser.add_argument(
@@ -27,12 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|none|PATH",
         help="auto: go on from the last checkpoint of OUTPUT_DIR if there is one; none: start afresh; or a checkpoint",
     )
-    parser.add_argument(
-        "--max-minutes",
-        type=float,
-        metavar="M",
-        help="save and end successfully after that time; the same command goes on",
-    )
+    add_max_minutes(parser)
     parser.add_argument(
         "--profile",
         action="store_true",

@@ -17,6 +17,7 @@ from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config, try_to_find
 from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.engine.common_arguments import deadline_after
 from maskrcnn_benchmark.engine.feature_cache import cache_features
 from maskrcnn_benchmark.engine.launch import (
     local_rank_of,
@@ -97,9 +98,7 @@ def configuration(args: argparse.Namespace, opts: Sequence[str]) -> CfgNode:
 
 def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
     """Trains as the arguments say; returns the exit code."""
-    started = time.monotonic()
-    if args.max_minutes is not None and args.max_minutes <= 0:
-        raise ValueError(f"--max-minutes {args.max_minutes:g}: give a positive number of minutes")
+    deadline = deadline_after(args.max_minutes, time.monotonic())
     cfg = configuration(args, opts)
     local_rank = local_rank_of(args.local_rank)
     with process_group(cfg.MODEL.DEVICE, args.local_rank) as device:
@@ -112,7 +111,7 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         seed_everything(cfg.SOLVER.SEED + comm.get_rank())
         options = RunOptions(
             resume=args.resume,
-            deadline=None if args.max_minutes is None else started + 60 * args.max_minutes,
+            deadline=deadline,
             use_tensorboard=args.use_tensorboard,
             skip_test=args.skip_test,
         )
