@@ -1,11 +1,9 @@
 """Reads a whole dataset and tells what training would stumble over or silently lose."""
 
-import logging
 import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt
 from maskrcnn_benchmark.data.reproducible import sample_seed
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.text.spans import token_range
+from maskrcnn_benchmark.utils.logger import only_errors
 from maskrcnn_benchmark.utils.random_state import seeded
 
 UNREADABLE, WRONG_SIZE, OUTSIDE, EMPTY = "unreadable", "wrong_size", "outside", "empty"
@@ -131,7 +130,7 @@ def inspect_dataset(
         inspected, batch_size=None, num_workers=workers, collate_fn=_as_it_is, worker_init_fn=_start_worker
     )
     items: Iterable[ItemReport] = loader if progress is None else progress(loader, len(inspected))
-    with _quiet(_CHATTY), worker_errors_in_one_line():
+    with only_errors(_CHATTY), worker_errors_in_one_line():
         for item in items:
             report.add(item, names)
     return report
@@ -266,15 +265,3 @@ def _as_it_is(item: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
-
-
-@contextmanager
-def _quiet(name: str) -> Iterator[None]:
-    """Within the block a logger tells errors alone."""
-    quiet = logging.getLogger(name)
-    level = quiet.level
-    quiet.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        quiet.setLevel(level)

@@ -1,14 +1,12 @@
 """A model for inference: built from its configuration, filled from a checkpoint."""
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode
+from maskrcnn_benchmark.utils.logger import only_errors
 
 
 def load_model(cfg: CfgNode, weights: str | Path | None, device: torch.device) -> nn.Module:
@@ -21,19 +19,7 @@ def load_model(cfg: CfgNode, weights: str | Path | None, device: torch.device) -
 
     if weights is None:
         return build_detection_model(cfg).to(device).eval()
-    with _quiet("maskrcnn_benchmark.modeling.language_backbone"):  # the checkpoint brings the text weights
+    with only_errors("maskrcnn_benchmark.modeling.language_backbone"):  # the checkpoint brings the text weights
         model = build_detection_model(cfg)
     load_weights(model, weights)
     return model.to(device).eval()
-
-
-@contextmanager
-def _quiet(logger_name: str) -> Iterator[None]:
-    """Holds back the warnings of a logger and its children."""
-    logger = logging.getLogger(logger_name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

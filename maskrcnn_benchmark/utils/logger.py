@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from maskrcnn_benchmark.utils.optional_files import LogFile, LogStream
@@ -33,3 +35,15 @@ def setup_logger(
         handler.setFormatter(logging.Formatter(FORMAT))
         logger.addHandler(handler)
     return logger
+
+
+@contextmanager
+def only_errors(logger_name: str) -> Iterator[None]:
+    """Within the block a logger and those below it tell errors alone."""
+    logger = logging.getLogger(logger_name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
