@@ -36,6 +36,7 @@ from PIL import Image
 from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.wrapped_loader import WrappedLoader
 from maskrcnn_benchmark.engine import evaluation_run
 from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, evaluate_task
 from maskrcnn_benchmark.engine.finders import Item, PromptFinder
@@ -147,7 +148,7 @@ def union_ns(intervals: Sequence[tuple[int, int]]) -> int:
     return total
 
 
-class WatchedLoader:
+class WatchedLoader(WrappedLoader):
     """A loader that notes when its batches are asked for, keeps one of each shape, and profiles the middle of them.
 
     Args:
@@ -155,15 +156,13 @@ class WatchedLoader:
     """
 
     def __init__(self, loader: Any, profile: Profile | None):
-        self.loader, self.profile = loader, profile
+        super().__init__(loader)
+        self.profile = profile
         self.shapes: list[tuple[int, ...]] = []
         self.kept: dict[tuple[int, ...], ImageList] = {}
         self.asked: list[float] = []
         self.pages: dict[int, int] = {}  # pictures so far -> bytes of this process
         self.busy: Busy | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[tuple]:
         first, last = (int(part * len(self.loader.batch_sampler)) for part in WINDOW)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from maskrcnn_benchmark.data.reproducible import SeededDataset
+from maskrcnn_benchmark.data.wrapped_loader import WrappedLoader
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 
@@ -57,11 +58,11 @@ def unpack_batch(packed: tuple[Tensor, bytes]) -> tuple:
     return ImageList(tensors, image_sizes), *rest
 
 
-class UnpackingLoader:
+class UnpackingLoader(WrappedLoader):
     """A DataLoader over packed batches that yields unpacked ones; `batch_sampler.start_iter` may be set before use."""
 
     def __init__(self, loader: DataLoader):
-        self.loader = loader
+        super().__init__(loader)
         self._reported: set[str] = set()
 
     @property
@@ -69,15 +70,6 @@ class UnpackingLoader:
         """The data as they are built, without the seeds that a sampler gives them."""
         dataset = self.loader.dataset
         return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is that of the DataLoader (`batch_sampler`, `num_workers`, ...)."""
-        if name == "loader":  # not there yet while being unpickled
-            raise AttributeError(name)
-        return getattr(self.loader, name)
-
-    def __len__(self) -> int:
-        return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple]:
         for packed in self.loader:

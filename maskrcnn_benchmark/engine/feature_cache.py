@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.data.picture_files import picture_file
+from maskrcnn_benchmark.data.wrapped_loader import WrappedLoader
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.utils.complete_files import atomic_path
 
@@ -121,24 +122,15 @@ def _size(levels: Sequence[Tensor]) -> int:
     return sum(level.numel() * level.element_size() for level in levels)
 
 
-class NamedPictures:
+class NamedPictures(WrappedLoader):
     """A training loader whose batches name their pictures by file, date and length.
 
     Raises: ValueError for pictures that have no files of their own.
     """
 
     def __init__(self, loader: Any):
-        self.loader = loader
+        super().__init__(loader)
         self._names: dict[int, str] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        """Everything else is that of the loader."""
-        if name == "loader":  # not there yet while being unpickled
-            raise AttributeError(name)
-        return getattr(self.loader, name)
-
-    def __len__(self) -> int:
-        return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple]:
         for images, targets, *rest in self.loader:
