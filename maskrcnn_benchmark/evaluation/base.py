@@ -4,6 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any
 
+from torch import Tensor
+
 from maskrcnn_benchmark.utils import comm
 
 
@@ -35,3 +37,8 @@ class Evaluator(ABC):
     @abstractmethod
     def summarize(self) -> dict[str, float]:
         """Figures by name over everything collected."""
+
+
+def plain_identifier(identifier: Any) -> Any:
+    """The number in a tensor of one element; anything else as it is."""
+    return identifier.item() if isinstance(identifier, Tensor) else identifier

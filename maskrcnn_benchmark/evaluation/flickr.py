@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from prettytable import PrettyTable
 
+from maskrcnn_benchmark.evaluation.base import plain_identifier
 from maskrcnn_benchmark.evaluation.flickr_entities import Flickr30kEntities
 from maskrcnn_benchmark.evaluation.phrase_recall import ALL_TYPES, TOP_K, UPPER_BOUND, PhraseRecall, figure_name
 from maskrcnn_benchmark.utils import comm
@@ -67,7 +68,7 @@ class FlickrEvaluator:
         Raises: SentenceMismatch if the number of phrases differs.
         """
         for prediction in predictions:
-            key = f"{_plain(prediction['image_id'])}_{_plain(prediction['sentence_id'])}"
+            key = f"{plain_identifier(prediction['image_id'])}_{plain_identifier(prediction['sentence_id'])}"
             if key not in self.entities.phrases:
                 continue
             if key in self.recall:
@@ -140,7 +141,3 @@ def _box_tensor(found: Any) -> torch.Tensor:
     """Boxes (N, 4) of a tensor, an array, or a sequence of boxes, each of them a tensor, an array or four numbers."""
     rows = found if isinstance(found, torch.Tensor | np.ndarray) else [np.asarray(row, np.float64) for row in found]
     return torch.as_tensor(np.asarray(rows, np.float64)).reshape(-1, 4)
-
-
-def _plain(identifier: Any) -> Any:
-    return identifier.item() if isinstance(identifier, torch.Tensor) else identifier

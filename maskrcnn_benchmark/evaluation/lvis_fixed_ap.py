@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from maskrcnn_benchmark.evaluation.base import plain_identifier
 from maskrcnn_benchmark.evaluation.lvis import MAX_PER_CLASS, LvisEvaluator, text_lines
 from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
 from maskrcnn_benchmark.utils import comm
@@ -75,13 +75,9 @@ def _detections(predictions: Predictions) -> list[tuple[np.ndarray, np.ndarray, 
     for image_id, found in entries:
         boxes = torch.as_tensor(found["boxes"]).detach().cpu().reshape(-1, 4)
         boxes = torch.cat([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], dim=1)
-        image_ids = np.full(len(boxes), _plain(image_id))
+        image_ids = np.full(len(boxes), plain_identifier(image_id))
         columns.append((image_ids, _array(found["labels"]), boxes.numpy(), _array(found["scores"])))
     return columns
-
-
-def _plain(image_id: Any) -> Any:
-    return image_id.item() if isinstance(image_id, Tensor) else image_id
 
 
 def _array(values: Any) -> np.ndarray:
