@@ -73,7 +73,8 @@ def test_losses_of_variant(name, monkeypatch):
                 rng=rng,
             )
             assert torch.equal(corrupted.labels.cpu(), torch.from_numpy(recorded[f"{name}.mlm_labels"]).long())
-            return (torch.from_numpy(recorded[f"{name}.mlm_input_ids"]).long(), corrupted.labels)
+            recorded_ids = torch.from_numpy(recorded[f"{name}.mlm_input_ids"]).long()
+            return recorded_ids.to(input_ids.device), corrupted.labels
 
         monkeypatch.setattr(model, "corrupt", corrupt)
         losses = model(batch.images, batch.targets, batch.captions, batch.positive_map, greenlight)
