@@ -37,6 +37,7 @@ PictureMemory = Callable[[ImageList, Callable[[Tensor], tuple[Tensor, ...]]], tu
 """(pictures with names, what encodes one of them) -> levels: see `engine.feature_cache`."""
 
 TOKEN_BUCKET = 16  # accelerated text lengths are multiples of it, so that recordings fit more captions
+RECORDED_TOKEN_BUCKET = 64  # the same in recorded training, where a recording takes seconds
 
 
 class GeneralizedVLRCNN(nn.Module):
@@ -163,12 +164,12 @@ class GeneralizedVLRCNN(nn.Module):
         if isinstance(captions, str):
             raise ValueError(f"captions must be a list of strings, one per image, got the string {captions!r}")
         policy = self.text_policy
-        is_padded = trim and policy.max_length % TOKEN_BUCKET == 0 and self._accelerated()
+        bucket = self._token_bucket(trim)
         tokens = self.tokenizer(
             list(captions),
             max_length=policy.max_length,
             padding="max_length" if policy.pad_max and not trim else "longest",
-            pad_to_multiple_of=TOKEN_BUCKET if is_padded else None,
+            pad_to_multiple_of=bucket if bucket and policy.max_length % bucket == 0 else None,
             return_special_tokens_mask=True,
             return_tensors="pt",
             truncation=True,
@@ -176,6 +177,12 @@ class GeneralizedVLRCNN(nn.Module):
         if trim and tokens.input_ids.shape[1] < min_tokens:
             return self.tokenize(captions, trim=False)
         return tokens.to(self.device)
+
+    def _token_bucket(self, trim: bool) -> int | None:
+        """What text lengths are multiples of, where that changes no result and recordings then serve more captions."""
+        if self.training and self.training_graphs is not None:
+            return RECORDED_TOKEN_BUCKET
+        return TOKEN_BUCKET if trim and self._accelerated() else None
 
     def encode_text(
         self, captions: Sequence[str], greenlight_map: Tensor | None = None, *, min_tokens: int = 0

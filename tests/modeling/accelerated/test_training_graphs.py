@@ -12,6 +12,7 @@ from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_
 
 CAPTIONS = ["red star. blue cup", "green tree"]
 MAP = tiny_detector.positive_rows([[1, 2], [4], [1]], 48)
+MAX_TOKENS = ("MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN", 128)
 NO_CHECKPOINTS = ("MODEL.DYHEAD.USE_CHECKPOINT", False, "MODEL.BACKBONE.USE_CHECKPOINT", False)
 
 
@@ -63,6 +64,16 @@ def test_ways_of_tuning_where_nothing_is_recorded(build, mode):
     recorded = loss_and_gradients(model.use_training_graphs(), batch(1))
     torch.testing.assert_close(recorded, plain, rtol=0, atol=0)
     assert set(plain[1]) <= set(trainable_names(model))
+
+
+def test_texts_have_few_lengths_where_they_are_not_padded_to_the_limit(build):
+    model = disable_stochasticity(build("MODEL.LANGUAGE_BACKBONE.PAD_MAX", False, *MAX_TOKENS))
+    arguments = (*batch(1)[:3], torch.nn.functional.pad(MAP, (0, 128 - MAP.shape[1])))
+    assert model.tokenize(CAPTIONS, trim=False).input_ids.shape[1] < 64
+    plain = loss_and_gradients(model, arguments)
+    model.use_training_graphs()
+    assert model.tokenize(CAPTIONS, trim=False).input_ids.shape[1] == 64
+    torch.testing.assert_close(loss_and_gradients(model, arguments), plain, rtol=1e-4, atol=1e-6)
 
 
 def test_recordings_are_forgotten_when_something_is_frozen(build):
