@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 
+from maskrcnn_benchmark.evaluation.base import scores_and_labels
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.complete_files import write_complete
@@ -61,8 +62,9 @@ class PredictionStore:
             return
         boxes = boxes.convert("xyxy")
         corners = boxes.bbox.detach().to("cpu", torch.float32).numpy()
-        scores = boxes.get_field("scores").detach().to("cpu", torch.float32).numpy()
-        labels = boxes.get_field("labels").detach().to("cpu", torch.int32).numpy()
+        found = scores_and_labels(boxes)
+        scores = found[0].detach().to("cpu", torch.float32).numpy()
+        labels = found[1].detach().to("cpu", torch.int32).numpy()
         content = corners.tobytes() + scores.tobytes() + labels.tobytes()
         width, height = boxes.size
         header = HEADER.pack(index, int(width), int(height), len(boxes), zlib.crc32(content))

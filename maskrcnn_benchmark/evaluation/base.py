@@ -4,8 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
 
 
@@ -37,6 +39,13 @@ class Evaluator(ABC):
     @abstractmethod
     def summarize(self) -> dict[str, float]:
         """Figures by name over everything collected."""
+
+
+def scores_and_labels(prediction: BoxList) -> tuple[Tensor, Tensor]:
+    """`scores` (N,) and `labels` (N,) of found boxes; where there are no boxes, the fields may be missing."""
+    if len(prediction) == 0 and not (prediction.has_field("scores") and prediction.has_field("labels")):
+        return torch.zeros(0), torch.zeros(0, dtype=torch.int64)
+    return prediction.get_field("scores"), prediction.get_field("labels")
 
 
 def plain_identifier(identifier: Any) -> Any:

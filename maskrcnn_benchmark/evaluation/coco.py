@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_benchmark.evaluation.average_precision import NOTHING_TO_FIND
-from maskrcnn_benchmark.evaluation.base import Evaluator
+from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 
@@ -114,7 +114,7 @@ class CocoEvaluator(Evaluator):
             )
         image = self.ground_truth.imgs[image_id]
         boxes = prediction.resize((image["width"], image["height"])).convert("xywh").bbox
-        columns = (boxes, prediction.get_field("scores"), prediction.get_field("labels"))
+        columns = (boxes, *scores_and_labels(prediction))
         found = ImageDetections(*(column.detach().cpu().numpy() for column in columns))
         is_known = np.isin(found.labels, list(self.category_of_label))
         self._items.setdefault(image_id, ImageDetections(*(column[is_known] for column in found)))

@@ -3,6 +3,8 @@
 import logging
 from collections.abc import Mapping, Sequence
 
+from maskrcnn_benchmark.evaluation.coco import COCOResults
+
 logger = logging.getLogger(__name__)
 
 Expected = tuple[str, str, tuple[float, float]]
@@ -10,7 +12,7 @@ Expected = tuple[str, str, tuple[float, float]]
 
 
 def check_expected_results(
-    figures: Mapping[str, Mapping[str, float]], expected: Sequence[Expected], sigma_tolerance: float = 4
+    figures: COCOResults | Mapping[str, Mapping[str, float]], expected: Sequence[Expected], sigma_tolerance: float = 4
 ) -> bool:
     """Logs PASS or FAIL for every expected figure; returns whether all are nearer than `sigma_tolerance` deviations.
 
@@ -18,6 +20,7 @@ def check_expected_results(
         figures: by kind of result and name.
     Raises: ValueError for an entry that is not (kind, name, (mean, deviation)), or names an unknown figure.
     """
+    figures = figures.results if isinstance(figures, COCOResults) else figures
     is_near = True
     for entry in expected:
         try:

@@ -22,7 +22,7 @@ from maskrcnn_benchmark.evaluation.average_precision import (
     mean_of_valid,
     precision_recall,
 )
-from maskrcnn_benchmark.evaluation.base import Evaluator
+from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
 from maskrcnn_benchmark.evaluation.greedy_matching import Matches, match_greedily
 from maskrcnn_benchmark.evaluation.lvis_annotations import FREQUENCIES, LVIS, FederatedTruth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -102,12 +102,9 @@ class LvisEvaluator(Evaluator):
         The boxes are scaled to the size of the image in the file. An image that comes again is ignored.
         """
         record = self.ground_truth.imgs[self._known(image_id)]
-        self.update_arrays(
-            image_id,
-            prediction.resize((record["width"], record["height"])).convert("xyxy").bbox.cpu().numpy(),
-            prediction.get_field("scores").cpu().numpy(),
-            prediction.get_field("labels").cpu().numpy(),
-        )
+        boxes = prediction.resize((record["width"], record["height"])).convert("xyxy").bbox
+        columns = (boxes, *scores_and_labels(prediction))
+        self.update_arrays(image_id, *(column.detach().cpu().numpy() for column in columns))
 
     def update_arrays(self, image_id: int | str, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
         """Takes in boxes (N, 4) xyxy in pixels of the file, scores (N,), and category ids (N,) of one image."""
@@ -116,11 +113,17 @@ class LvisEvaluator(Evaluator):
         self._seen.add(image_id)
 
     def update_columns(
-        self, image_ids: np.ndarray, category_ids: np.ndarray, boxes: np.ndarray, scores: np.ndarray
+        self,
+        image_ids: np.ndarray,
+        category_ids: np.ndarray,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        *,
+        adds_to_images: bool = False,
     ) -> None:
         """Takes in the detections of several images: ids (N,), x, y, width, height (N, 4), scores (N,).
 
-        Images that came in an earlier call are ignored.
+        Images that came in an earlier call are ignored, or with `adds_to_images` get further detections.
         Raises: ValueError for an image that the file does not have, or columns of different lengths.
         """
         lengths = {len(column) for column in (image_ids, category_ids, boxes, scores)}
@@ -128,7 +131,7 @@ class LvisEvaluator(Evaluator):
             raise ValueError(f"columns of detections have different lengths: {sorted(lengths)}")
         ids, position = np.unique(np.asarray(image_ids), return_inverse=True)
         numbers = np.array([self._image_number[self._known(image_id)] for image_id in ids.tolist()], dtype=np.int32)
-        is_new = np.array([image_id not in self._seen for image_id in ids.tolist()], dtype=bool)
+        is_new = np.array([adds_to_images or image_id not in self._seen for image_id in ids.tolist()], dtype=bool)
         self._seen.update(ids.tolist())
         categories = np.searchsorted(self._category_ids, category_ids).clip(max=max(0, len(self._category_ids) - 1))
         keep = np.zeros(len(categories), dtype=bool)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.evaluation.average_precision import AREA_RANGES, IOU_THRESHOLDS, NOTHING_TO_FIND, is_outside
-from maskrcnn_benchmark.evaluation.base import Evaluator
+from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
 from maskrcnn_benchmark.evaluation.coco import PROPOSAL_LIMITS, COCOResults
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import boxlist_iou
@@ -35,7 +35,8 @@ class ProposalRecall(Evaluator):
             prediction: boxes with `objectness` or `scores`, scaled to the size of `truth`.
             truth: the things without groups. areas: (G,) of their outlines.
         """
-        scores = prediction.get_field("objectness" if prediction.has_field("objectness") else "scores")
+        is_proposal = prediction.has_field("objectness")
+        scores = prediction.get_field("objectness") if is_proposal else scores_and_labels(prediction)[0]
         prediction = prediction.resize(truth.size)[scores.argsort(descending=True, stable=True)]
         overlaps = boxlist_iou(prediction, truth).cpu().numpy().astype(np.float64)
         outside = is_outside(areas.cpu().numpy().astype(np.float64))  # (G, areas)

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from maskrcnn_benchmark.evaluation.base import Evaluator
+from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import write_complete
 
@@ -112,10 +112,7 @@ class VocEvaluator(Evaluator):
             ground_truth: with `labels`, and `difficult` where there are such objects.
         """
         prediction = prediction.resize(ground_truth.size).convert("xyxy")
-        boxes, scores, labels = (
-            _array(values)
-            for values in (prediction.bbox, prediction.get_field("scores"), prediction.get_field("labels"))
-        )
+        boxes, scores, labels = map(_array, (prediction.bbox, *scores_and_labels(prediction)))
         truth, truth_labels = _array(ground_truth.convert("xyxy").bbox), _array(ground_truth.get_field("labels"))
         is_difficult = np.zeros(len(truth), dtype=bool)
         if ground_truth.has_field("difficult"):

@@ -30,6 +30,8 @@ def test_what_is_put_in_comes_back_in_order(tmp_path):
     for (number, found), (wanted, count) in zip(store, ((0, 0), (3, 4), (7, 1)), strict=True):
         assert number == wanted
         assert_equal(found, boxes(wanted, count))
+    store.add(9, BoxList([], (60, 50)))  # nothing found, and no fields
+    assert_equal(store[9], boxes(0, 0))
     store.close()
 
 

@@ -13,6 +13,7 @@ from tsv_files import write_detection_tsv
 from maskrcnn_benchmark.data.datasets import COCODataset, LvisDetection, ODTSVDataset, PascalVOCDataset, VGDetectionTSV
 from maskrcnn_benchmark.data.datasets.evaluation import evaluate
 from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
+from maskrcnn_benchmark.evaluation.coco import COCOResults
 from maskrcnn_benchmark.evaluation.expected_results import check_expected_results
 from maskrcnn_benchmark.evaluation.proposals import best_pairs
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -45,6 +46,20 @@ def test_coco(tmp_path):
     assert json.loads((tmp_path / "out" / "bbox.json").read_text()) == predictions["bbox"]
     by_index, _ = evaluate(data, {1: COCO_PREDICTIONS[1]})
     assert by_index.results["bbox"]["AP"] == pytest.approx(1.0), "only what was predicted counts"
+
+
+@pytest.mark.parametrize("is_crowd_only", [False, True])
+def test_images_without_predictions_need_no_fields(tmp_path, is_crowd_only):
+    """An image without things, a category without things, and images in which nothing was found."""
+    data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
+    nothing = BoxList([], SIZE)
+    boxes = [nothing if is_crowd_only else COCO_PREDICTIONS[0], nothing, found([5, 5, 64, 64, 2, 0.7])]
+    results, predictions = evaluate(data, boxes, str(tmp_path / "out"))
+    assert results.results["bbox"]["AP"] == pytest.approx(0.0 if is_crowd_only else 0.5)
+    assert len(predictions["bbox"]) == 2 - is_crowd_only, "that in the crowd is neither right nor wrong"
+    proposals, _ = evaluate(data, boxes, box_only=True)
+    assert proposals.results["box_proposal"]["AR@100"] == (0.0 if is_crowd_only else 0.5)
+    assert evaluate(data, [nothing] * 3)[0].results["bbox"]["AP"] == 0.0
 
 
 def test_boxes_without_classes(tmp_path):
@@ -143,6 +158,8 @@ def test_expected_results(tmp_path, caplog):
     assert (
         "FAIL: bbox > AP50, 1.0000, expected 0.5000 +- 0.1000" in caplog.text and "FAIL: bbox > AP," not in caplog.text
     )
+    results = COCOResults("bbox")
+    assert check_expected_results(results, [("bbox", "AP", (-1, 0.1))]), "the historical form"
     figures = {"bbox": {"AP": 0.42}}
     assert check_expected_results(figures, [("bbox", "AP", (0.40, 0.01))])
     assert not check_expected_results(figures, [("bbox", "AP", (0.40, 0.01))], sigma_tolerance=1)

@@ -67,7 +67,7 @@ def test_figures(use_07_metric, expected):
 
 
 def test_image_without_predictions_counts():
-    with_both = eval_detection_voc([found([*A, 0.9, 1]), found()], [truth([*A, 1, 0])] * 2)
+    with_both = eval_detection_voc([found([*A, 0.9, 1]), BoxList([], SIZE)], [truth([*A, 1, 0])] * 2)
     assert with_both["map"] == pytest.approx(0.5) and math.isnan(with_both["ap"][0])
     assert eval_detection_voc([found([*A, 0.9, 1])], [truth([*A, 1, 0])], use_07_metric=True)["map"] == pytest.approx(1)
     assert math.isnan(eval_detection_voc([], [])["map"])
