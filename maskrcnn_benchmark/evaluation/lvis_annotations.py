@@ -101,7 +101,7 @@ class LVIS:
         cat_ids: Iterable[Any] | None = None,
         area_rng: tuple[float, float] | None = None,
     ) -> list[Any]:
-        """Ids of the annotations of these images and categories whose area is inside `area_rng`; None means all."""
+        """Ids of the annotations of these images and categories, with low < area < high (`area_rng`); None: all."""
         annotations: Iterable[dict[str, Any]] = self.anns.values()
         if img_ids is not None:
             annotations = (annotation for image_id in img_ids for annotation in self.img_ann_map.get(image_id, ()))
@@ -110,7 +110,7 @@ class LVIS:
             annotations = (annotation for annotation in annotations if annotation["category_id"] in wanted)
         if area_rng is not None:
             low, high = area_rng
-            annotations = (annotation for annotation in annotations if low <= annotation["area"] <= high)
+            annotations = (annotation for annotation in annotations if low < annotation["area"] < high)
         return [annotation["id"] for annotation in annotations]
 
     def get_cat_ids(self) -> list[Any]:

@@ -1,5 +1,6 @@
 """The historical interface of the LVIS evaluation, on top of `LvisEvaluator`."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,17 +32,24 @@ class LvisEvaluatorFixedAP:
     def __init__(self, gt: LVIS, topk: int = MAX_PER_CLASS, fixed_ap: bool = True):
         self.evaluator = LvisEvaluator(gt, is_fixed=fixed_ap, max_per_class=topk)
         self.metrics: dict[str, float] = {}
+        self._entries: set[bytes] = set()
         self._may_summarize = True
 
     def update(self, predictions: Predictions) -> None:
         """Takes in (image id, {`boxes` (N, 4) xyxy pixels, `scores` (N,), `labels` (N,)}), as a mapping or as pairs.
 
-        An image may come several times in one call, once for each part of a long prompt; one that came in an earlier
-        call is ignored.
+        An image may come several times, once for each part of a long prompt; what equals an earlier entry is ignored,
+        as samplers of several processes pad.
         """
-        rows = _detections(predictions)
+        rows = []
+        for entry in _detections(predictions):
+            digest = hashlib.sha256(b"".join(column.tobytes() for column in entry)).digest()
+            if digest not in self._entries:
+                rows.append(entry)
+            self._entries.add(digest)
         if rows:
-            self.evaluator.update_columns(*(np.concatenate(column) for column in zip(*rows, strict=True)))
+            columns = (np.concatenate(column) for column in zip(*rows, strict=True))
+            self.evaluator.update_columns(*columns, adds_to_images=True)
 
     def prepare(self, predictions: Predictions) -> list[dict[str, Any]]:
         """The predictions as a list of results: `image_id`, `category_id`, `bbox` as x, y, width, height, `score`."""

@@ -121,7 +121,8 @@ def test_historical_interface(tmp_path, caplog):
     evaluator = LvisEvaluatorFixedAP(LVIS(str(path)), fixed_ap=True)
     first, second = toy_predictions()
     parts = [(1, {key: value[rows] for key, value in first[1].items()}) for rows in (slice(0, 2), slice(2, None))]
-    evaluator.update(parts)  # an image in two parts, as for two prompts
+    evaluator.update(parts[:1])
+    evaluator.update(parts)  # an image in two parts, as for two prompts, the first of them again
     evaluator.update(dict([second]))
     evaluator.update([second])  # padding of a sampler
     evaluator.synchronize_between_processes()
@@ -221,6 +222,20 @@ def test_only_seen_images_count_when_asked():
         assert metrics["APf"] == (-1 if only_seen else 0.0), expected
 
 
+@pytest.mark.parametrize("fixed_ap", [True, False])
+def test_images_without_detections(fixed_ap):
+    """With the fields or without them; and entries without a box change nothing."""
+    evaluator = LvisEvaluatorFixedAP(LVIS(TOY), fixed_ap=fixed_ap)
+    evaluator.update([(1, {"boxes": torch.zeros(0, 4), "scores": torch.zeros(0), "labels": torch.zeros(0).long()})])
+    evaluator.update({2: {"boxes": [], "scores": [], "labels": []}})
+    evaluator.update(toy_predictions())
+    evaluator.summarize()
+    assert evaluator.metrics["AP"] == pytest.approx(TOY_FIGURES["AP"], abs=5e-4)
+    plain = LvisEvaluator(LVIS(TOY), is_fixed=fixed_ap)
+    plain.update(1, BoxList([], (100, 100)))
+    assert plain.summarize()["AP"] == 0.0
+
+
 def test_nothing_predicted_and_nothing_annotated():
     evaluator = LvisEvaluator(LVIS(TOY))
     assert (evaluator.summarize()["AP"], evaluator.summarize()["APl"]) == (0.0, -1)
@@ -243,7 +258,7 @@ def test_lookups():
     truth = LVIS(TOY)
     assert truth.get_img_ids() == [1, 2] and truth.get_cat_ids() == [1, 2, 3] and truth.get_ann_ids() == [1, 2, 3, 4]
     assert truth.get_ann_ids(img_ids=[1], cat_ids=[2]) == [2]
-    assert truth.get_ann_ids(area_rng=(0, 400)) == [2, 4]
+    assert truth.get_ann_ids(area_rng=(0, 401)) == [2, 4] and truth.get_ann_ids(area_rng=(0, 400)) == []
     assert truth.load_anns([4])[0]["category_id"] == 3 and len(truth.load_imgs()) == 2
     assert truth.load_cats([2])[0]["frequency"] == "c"
     assert truth.cat_img_map[2] == [1, 2] and [a["id"] for a in truth.img_ann_map[2]] == [3, 4]
