@@ -72,15 +72,16 @@ class ForwardPromptFinder:
 
 
 class ForwardCaptionFinder:
-    """The same for captions of the items."""
+    """The same for captions of the items, one after another, as the original, each with a map of its own."""
 
     def __init__(self, model: nn.Module):
         self.model = model
 
     def __call__(self, images: ImageList, items: Sequence[Item], *, mirrored: bool = False) -> list[BoxList]:
-        captions = [caption_of(item) for item in items]
-        maps = [phrase_map(item) for item in items]
-        found = self.model(images, captions=captions, positive_map=maps[0] if len(maps) == 1 else maps)
+        found: list[BoxList] = []
+        for number, item in enumerate(items):
+            picture = images if len(items) == 1 else _pictures(images, [number])
+            found += self.model(picture, captions=[caption_of(item)], positive_map=phrase_map(item))
         return [part.to("cpu") for part in found]
 
 
