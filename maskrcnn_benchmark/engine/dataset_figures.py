@@ -16,6 +16,7 @@ from maskrcnn_benchmark.evaluation import LVIS, COCOResults, LvisEvaluator, Phra
 from maskrcnn_benchmark.evaluation.dispatch import evaluate
 from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expected_results
 from maskrcnn_benchmark.evaluation.flickr import FlickrEvaluator
+from maskrcnn_benchmark.evaluation.flickr_entities import subset_of_image
 from maskrcnn_benchmark.evaluation.lvis import text_lines
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth
 from maskrcnn_benchmark.evaluation.report import write_detection_report, write_phrase_report
@@ -131,9 +132,10 @@ def _entities_folder(cfg) -> str | None:
 def _evaluate_flickr(
     dataset: FlickrDataset, store: PredictionStore, cfg, output_folder: str | None, entities: str, dataset_name: str
 ) -> dict[str, float]:
+    image_id = dataset.get_img_info(0)["original_img_id"] if len(dataset) else None
     evaluator = FlickrEvaluator(
         entities,
-        subset="test" if "test" in dataset_name else "val",
+        subset=subset_of_image(entities, image_id) or ("test" if "test" in dataset_name else "val"),
         merge_boxes=cfg.DATASETS.FLICKR_GT_TYPE == "merged",
         allow_missing=len(store) < len(dataset),
     )

@@ -87,6 +87,15 @@ def read_boxes(path: str | os.PathLike[str]) -> ImageBoxes:
     return ImageBoxes(dict(boxes), frozenset(flagged["nobndbox"]), frozenset(flagged["scene"]))
 
 
+def subset_of_image(folder: str | os.PathLike[str], image_id: int | str) -> str | None:
+    """The part of Flickr30k Entities in `folder` whose list names the image; None if none of those there does."""
+    for subset in ("test", "val", "train"):
+        listing = Path(folder, f"{subset}.txt")
+        if listing.is_file() and str(image_id) in listing.read_text(encoding="utf-8").split():
+            return subset
+    return None
+
+
 class GroundedPhrase(NamedTuple):
     """What a phrase should be found as: boxes (xyxy pixels, at least one), and its types."""
 

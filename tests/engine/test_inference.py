@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
+from evaluation_data import write_flickr
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
@@ -31,11 +32,10 @@ class Oracle(torch.nn.Module):
         assert not self.training
         self.captions += captions
         results = []
-        maps = [positive_map] * len(captions) if isinstance(positive_map, dict) else positive_map
-        for (height, width), caption, label_to_tokens in zip(images.image_sizes, captions, maps, strict=True):
+        for (height, width), caption in zip(images.image_sizes, captions, strict=True):
             tokens = self.tokenizer(caption).tokens()
             boxes, labels = [], []
-            for label, positions in label_to_tokens.items():
+            for label, positions in positive_map.items():
                 for box in self.boxes_of_word.get(" ".join(tokens[i] for i in positions), []):
                     boxes.append([coordinate * width / 100 for coordinate in box])
                     labels.append(label)
@@ -127,6 +127,18 @@ def test_figures_of_a_model_on_test_sets(cfg):
     model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"cat": [[10, 10, 39.5, 39.5]]})
     first, second = measure_model(cfg, model, make_data_loader(cfg, is_train=False), "cpu")
     assert first == second and first["AP50"] > 0
+
+
+def test_sentences_of_flickr_are_those_of_their_pictures(cfg, tmp_path, monkeypatch):
+    """Whatever the test set is called, such as by a validation during training; the other part is there, too."""
+    for subset in ("val", "test"):
+        write_flickr(tmp_path, subset)
+    (tmp_path / "flickr30k/flickr30k/val.txt").write_text("99\n")
+    monkeypatch.setenv("DATASET", str(tmp_path))
+    cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "grounding", ("flickr30k_test",)
+    model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"the red cup": [[10, 10, 29, 29]]})
+    (figures,) = measure_model(cfg, model, make_data_loader(cfg, is_train=False), "cpu")
+    assert figures["Recall@1_other"] == 1.0 and figures["Recall@1_animals"] == 0.0
 
 
 def test_unknown_task_is_named(cfg, tmp_path):
