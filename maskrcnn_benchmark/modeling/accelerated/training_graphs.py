@@ -103,8 +103,11 @@ class TrainingGraphs:
         self._gradients.clear()
 
     def _forget_if_moved(self) -> None:
-        """A recording reads the weights where they lay when it was made, and differentiates what was trained then."""
-        addresses = tuple((p.data_ptr(), p.requires_grad) for p in self.module.parameters())
+        """A recording reads the weights where they lay when it was made, and differentiates what was trained then.
+
+        Of what was not trained it may read prepared forms, so that those weights must be the same as well.
+        """
+        addresses = tuple((p.data_ptr(), -1 if p.requires_grad else p._version) for p in self.module.parameters())
         if addresses != self._addresses:
             self.clear()
             self._addresses = addresses

@@ -1,10 +1,15 @@
 """What the detector hands out between its stages."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
 
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
+from maskrcnn_benchmark.structures.image_list import ImageList
+
+PictureMemory = Callable[[ImageList, Callable[[Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
+"""(pictures with names, what encodes one of them) -> levels: see `engine.feature_cache`."""
 
 
 class FeaturePyramid(NamedTuple):

@@ -1,12 +1,13 @@
 """GLIP (arXiv:2112.03857): a detector whose classes are the phrases of a caption."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from maskrcnn_benchmark.modeling.accelerated.frozen_images import FrozenImageEncoder
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs, why_not_recorded
@@ -18,7 +19,7 @@ from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
     classes_as_tokens,
     positive_map_of_classes,
 )
-from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, split_maps, to_device, token_positions
+from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, to_device, tokens_named
 from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
 from maskrcnn_benchmark.modeling.rpn import build_rpn
 from maskrcnn_benchmark.modeling.rpn.vldyhead import HeadOutputs
@@ -27,14 +28,12 @@ from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
 
 from .acceleration import Acceleration
-from .features import FeaturePyramid, RegionWordFeatures
+from .features import FeaturePyramid, PictureMemory, RegionWordFeatures
 from .frozen_text import TextMemory
 from .many_texts import maps_of_texts, repeat_outputs, texts_at_a_time
 from .text_policy import TextPolicy
 
 LabelToTokens = Mapping[int, Sequence[int]]
-PictureMemory = Callable[[ImageList, Callable[[Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
-"""(pictures with names, what encodes one of them) -> levels: see `engine.feature_cache`."""
 
 TOKEN_BUCKET = 16  # accelerated text lengths are multiples of it, so that recordings fit more captions
 RECORDED_TOKEN_BUCKET = 64  # the same in recorded training, where a recording takes seconds
@@ -65,15 +64,15 @@ class GeneralizedVLRCNN(nn.Module):
     ):
         super().__init__()
         self.backbone = backbone
-        self.tokenizer = tokenizer
         self.language_backbone = language_backbone
         self.rpn = rpn
-        self.roi_heads = None
+        self.tokenizer, self.roi_heads = tokenizer, None
         self.text_policy, self.freezing = text_policy, freezing
         self.mlm, self.mlm_only_positives, self.knowledge = mlm, mlm_only_positives, knowledge
         self.acceleration: Acceleration | None = None
         self.training_graphs: TrainingGraphs | None = None
         self.encoded_graphs: TrainingGraphs | None = None
+        self.frozen_images: FrozenImageEncoder | None = None
         self.text_memory = TextMemory()
         self.picture_memory: PictureMemory | None = None
         self.register_load_state_dict_post_hook(_forget_acceleration)
@@ -128,14 +127,16 @@ class GeneralizedVLRCNN(nn.Module):
         return self
 
     def forget_prepared_weights(self) -> None:
-        """To be called after weights were changed in place: `use_precision` then prepares them anew."""
+        """To be called after weights were changed in place: what was prepared or recorded of them is made anew."""
         _forget_acceleration(self)
+        self.use_training_graphs(self.training_graphs is not None)
 
     def use_training_graphs(self, is_on: bool = True) -> "GeneralizedVLRCNN":
         """Records the network as CUDA graphs in training, where shapes come again; returns the model.
 
         That saves the time of launching thousands of kernels, which is more than computing takes for small batches.
-        The backward pass of a call must come before the next call. On a CPU nothing changes.
+        The backward pass of a call must come before the next call. A frozen image encoder then runs under autocast as
+        in accelerated inference, but for features that are remembered. On a CPU nothing changes.
 
         Raises: ValueError where the network cannot be recorded.
         """
@@ -144,6 +145,7 @@ class GeneralizedVLRCNN(nn.Module):
             raise ValueError(f"SOLVER.CUDA_GRAPHS: training cannot be recorded with {reason}")
         self.training_graphs = TrainingGraphs(self, self.raw_predictions) if is_on else None
         self.encoded_graphs = TrainingGraphs(self, self.predictions_of_encoded) if is_on else None
+        self.frozen_images = FrozenImageEncoder(self.backbone) if is_on else None
         return self
 
     def _accelerated(self):
@@ -378,7 +380,7 @@ class GeneralizedVLRCNN(nn.Module):
         elif self.training and self.training_graphs is not None:
             return self._losses_by_graphs(images, targets, captions, positive_map)
         else:
-            text = self.encode_text(captions, greenlight_map, min_tokens=_tokens_named(positive_map))
+            text = self.encode_text(captions, greenlight_map, min_tokens=tokens_named(positive_map))
         _check_one_text_per_image(text, len(images))
         features = self.encode_images(images, text)
         if not self.training:
@@ -405,8 +407,11 @@ class GeneralizedVLRCNN(nn.Module):
         self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, special_tokens_mask: Tensor
     ) -> tuple[HeadOutputs, Tensor]:
         """Normalised images (B, 3, H, W), tokens (B, T) -> predictions before loss or selection, text masks."""
-        text = self.encode_tokens(input_ids, attention_mask, special_tokens_mask)
-        levels, c4, fused = self._encode_pictures(images, text)
+        return self._predict(images, self.encode_tokens(input_ids, attention_mask, special_tokens_mask))
+
+    def _predict(self, images: Tensor, text: TextFeatures) -> tuple[HeadOutputs, Tensor]:
+        frozen = None if self.frozen_images is None else self.frozen_images(images)
+        levels, c4, fused = frozen or self._encode_pictures(images, text)
         text = fused or text
         return self.rpn.predict(levels, text, c4), text.masks
 
@@ -430,9 +435,7 @@ class GeneralizedVLRCNN(nn.Module):
         text = TextFeatures(aggregate, embedded, masks, hidden)
         if len(pictures) > 1:
             return self.rpn.predict(tuple(pictures), text, None), masks
-        levels, c4, fused = self._encode_pictures(pictures[0], text)
-        text = fused or text
-        return self.rpn.predict(levels, text, c4), text.masks
+        return self._predict(pictures[0], text)
 
     def _check_targets(self, targets: Sequence[BoxList | None] | None, num_images: int) -> list[BoxList]:
         """The targets that are not None, on the model's device."""
@@ -472,17 +475,6 @@ def _forget_acceleration(model: GeneralizedVLRCNN, *_) -> None:
 def _check_one_text_per_image(text: Sized, num_images: int) -> None:
     if len(text) != num_images:
         raise ValueError(f"the detector needs one caption per image, got {len(text)} for {num_images} images")
-
-
-def _tokens_named(positive_map) -> int:
-    """One more than the last token position of an inference map; 0 for a training map or none."""
-    if isinstance(positive_map, TokenMap):
-        return int(positive_map.tokens.max()) + 1 if positive_map.tokens.numel() else 0
-    if positive_map is None or isinstance(positive_map, Tensor):
-        return 0
-    maps = split_maps(positive_map)
-    named = (token_positions(label, tokens) for one in maps for label, tokens in one.items())
-    return max((token + 1 for tokens in named for token in tokens), default=0)
 
 
 META_ARCHITECTURES.register("GeneralizedVLRCNN", GeneralizedVLRCNN.from_config)

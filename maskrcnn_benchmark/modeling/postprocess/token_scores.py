@@ -90,6 +90,17 @@ def token_positions(label: object, positions: object) -> list[int]:
         raise ValueError(f"label {label!r} must have integers as token positions, got {positions!r}") from error
 
 
+def tokens_named(positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | Tensor | None) -> int:
+    """One more than the last token position of an inference map; 0 for a training map or none."""
+    if isinstance(positive_map, TokenMap):
+        return int(positive_map.tokens.max()) + 1 if positive_map.tokens.numel() else 0
+    if positive_map is None or isinstance(positive_map, Tensor):
+        return 0
+    maps = split_maps(positive_map)
+    named = (token_positions(label, tokens) for one in maps for label, tokens in one.items())
+    return max((token + 1 for tokens in named for token in tokens), default=0)
+
+
 def aggregate_token_scores(token_scores: Tensor, token_map: TokenMap, aggregation: str) -> Tensor:
     """Scores of the classes at every location.
 

@@ -1,0 +1,273 @@
+"""A frozen image encoder in recorded training: accelerated where it may be, and of the same numbers as the modules.
+
+On a CPU the accelerated modules compute by the definitions of their kernels, see `accelerated`.
+"""
+
+from copy import deepcopy
+
+import pytest
+import tiny_detector
+import torch
+
+from maskrcnn_benchmark.engine.feature_cache import FeatureCache
+from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
+from maskrcnn_benchmark.modeling.accelerated import frozen_images
+from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity
+from maskrcnn_benchmark.ops.kernels import triton_support
+
+MODES = ("linear_prob", "language_prompt_v1", "language_prompt_v2", "language_prompt_v4_fixed")
+CAPTIONS = ["red star. blue cup", "green tree"]
+MAP = tiny_detector.positive_rows([[1, 2], [4], [1]], 48)
+OPTIONS = (
+    *("MODEL.DYHEAD.USE_CHECKPOINT", False, "MODEL.BACKBONE.USE_CHECKPOINT", False),
+    *("MODEL.SWINT.EMBED_DIM", 16, "MODEL.SWINT.NUM_HEADS", (1, 2, 4, 8)),
+    *("MODEL.SWINT.OUT_CHANNELS", (16, 32, 64, 128)),
+)
+
+
+@pytest.fixture
+def build(tmp_path):
+    """`build(mode, *options)`: a small detector that is to be trained with recorded steps and draws no numbers."""
+    folder = tiny_detector.make_text_folder(tmp_path / "text")
+
+    def build(mode, *options):
+        torch.manual_seed(0)
+        override = ("SOLVER.TUNING_HIGHLEVEL_OVERRIDE", mode)
+        cfg = tuning_highlevel_override(tiny_detector.tiny_config(folder, *OPTIONS, *override, *options))
+        model = tiny_detector.scramble(build_detection_model(cfg), scale=0.1)
+        return disable_stochasticity(model).train().use_training_graphs()
+
+    return build
+
+
+@pytest.fixture
+def accelerated(monkeypatch):
+    """Lets the accelerated modules serve the CPU too; there the launchers themselves compute without kernels."""
+    monkeypatch.setattr(triton_support, "runs_kernels", lambda tensor: True)
+
+
+@pytest.fixture(autouse=True)
+def full_precision(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
+def half(device="cpu"):
+    return torch.autocast(device, torch.float16)
+
+
+def batch(seed, device="cpu"):
+    images = tiny_detector.random_images((60, 90), (64, 70), seed=seed).to(device)
+    targets = [
+        tiny_detector.target([[5, 5, 50, 40], [10, 20, 60, 58]], (90, 60), [1, 2]),
+        tiny_detector.target([[8, 8, 50, 50]], (70, 64), [1]),
+    ]
+    return images, [target.to(device) for target in targets], CAPTIONS, MAP.to(device)
+
+
+def pictures(seed=1, device="cpu"):
+    return batch(seed, device)[0].tensors
+
+
+def loss_and_gradients(model, arguments):
+    losses = model(*arguments)
+    model.zero_grad()
+    sum(losses.values()).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: value.detach() for name, value in losses.items()}, gradients
+
+
+def plain_twin(model):
+    """A copy whose steps are neither recorded nor accelerated."""
+    return deepcopy(model).use_training_graphs(False)
+
+
+def runs_of_the_body(model):
+    """The list that grows with every run of the plain body."""
+    runs = []
+    model.backbone.body.register_forward_hook(lambda *_: runs.append(1))
+    return runs
+
+
+def assert_same_training(ours, theirs):
+    """Losses, and gradients all together, of which rounding to 16 bits changes some percent in so small a network."""
+    torch.testing.assert_close(ours[0], theirs[0], rtol=5e-3, atol=1e-4)
+    assert ours[1].keys() == theirs[1].keys()
+    flat, expected = (
+        torch.cat([gradients[name].flatten() for name in theirs[1]]) for gradients in (ours[1], theirs[1])
+    )
+    assert float((flat - expected).norm()) <= 0.1 * float(expected.norm())
+
+
+@torch.no_grad()
+def test_levels_err_no_more_than_those_of_the_modules(build, accelerated):
+    model, images = build("linear_prob"), pictures()
+    exact = deepcopy(model.backbone).double()(images.double())
+    with half():
+        ours, plain = model.frozen_images(images), model._encode_pictures(images)
+    assert ours.c4 is None and ours.text is None
+    errors = []
+    for level, other, reference in zip(ours.levels, plain.levels, exact, strict=True):
+        assert (level.dtype, level.shape, level.stride()) == (other.dtype, other.shape, other.stride())
+        assert not torch.equal(level, other), "these were not accelerated"
+        errors.append([(one - reference).norm() for one in (level, other)])
+    found, usual = torch.tensor(errors).norm(dim=0)
+    assert found <= 1.1 * usual
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_trained_gets_the_same_gradients(build, accelerated, mode):
+    model = build(mode)
+    plain = plain_twin(model)
+    runs, plain_runs = runs_of_the_body(model), runs_of_the_body(plain)
+    for seed in (1, 2):
+        exact = loss_and_gradients(plain, batch(seed))
+        with half():
+            assert_same_training(loss_and_gradients(model, batch(seed)), exact)
+    assert (len(runs), len(plain_runs)) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        pytest.param("full", (), id="trained"),
+        pytest.param("linear_prob", ("MODEL.FPN.USE_PAN", True), id="other-pyramid"),
+        pytest.param("linear_prob", ("MODEL.SWINT.VERSION", "v2"), id="other-body"),
+        pytest.param("linear_prob", ("MODEL.SWINT.VERSION", "vl"), id="body-that-reads-text"),
+    ],
+)
+def test_what_is_trained_or_has_no_accelerated_form_runs_plainly(build, accelerated, mode, options):
+    model = build(mode, *options)
+    runs = runs_of_the_body(model)
+    with half():
+        model(*batch(1))
+    assert len(runs) == 1
+
+
+def test_only_recorded_steps_under_autocast_on_a_gpu_are_accelerated(build, monkeypatch):
+    model = build("linear_prob")
+    runs = runs_of_the_body(model)
+    with half():
+        model(*batch(1))
+    assert len(runs) == 1, "this is a CPU"
+    monkeypatch.setattr(triton_support, "runs_kernels", lambda tensor: True)
+    model(*batch(1))
+    assert len(runs) == 2, "there is no autocast"
+    with half():
+        model(*batch(1))
+        assert len(runs) == 2
+        model.backbone.fpn.requires_grad_(True)
+        model(*batch(1))
+        assert len(runs) == 3, "the pyramid is trained"
+        model.train()
+        model.backbone.body.train()
+        model(*batch(1))
+        assert len(runs) == 4, "the body draws random numbers"
+        model.train().use_training_graphs(False)(*batch(1))
+        assert len(runs) == 5, "steps are not recorded"
+
+
+def test_weights_are_prepared_once_and_anew_when_they_changed(build, accelerated):
+    model, images = build("language_prompt_v2"), pictures()
+    with half():
+        before = model.frozen_images(images)
+        prepared = model.frozen_images._prepared["fp16"]
+        model.eval().train()
+        assert model.frozen_images(images) and model.frozen_images._prepared["fp16"] is prepared
+        copied = deepcopy(model)
+        assert copied.frozen_images.backbone is copied.backbone and not copied.frozen_images._prepared
+        other = tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5)
+        model.load_state_dict(other.state_dict())
+        after, expected = model.frozen_images(images), other.frozen_images(images)
+    for level, same, old in zip(after.levels, expected.levels, before.levels, strict=True):
+        assert torch.equal(level, same) and not torch.equal(level, old)
+    model.forget_prepared_weights()  # as after changes that PyTorch does not count
+    assert not model.frozen_images._prepared
+
+
+def test_nothing_is_prepared_in_a_recording(build, accelerated, monkeypatch):
+    model, images = build("linear_prob"), pictures()
+    answers = []
+    for is_recording in (True, False, True):
+        monkeypatch.setattr(frozen_images, "_is_recording", lambda images, answer=is_recording: answer)
+        with half():
+            answers.append(model.frozen_images(images) is not None)
+    assert answers == [False, True, True]
+
+
+def test_recordings_are_forgotten_when_frozen_weights_change(build):
+    model = build("linear_prob")
+    graphs = model.encoded_graphs
+    graphs._forget_if_moved()
+    graphs._seen["shape"] = 1
+    with torch.no_grad():
+        model.rpn.head.log_scale.add_(1)
+    model.eval().train()
+    graphs._forget_if_moved()
+    assert graphs._seen, "steps of the optimizer change what is trained"
+    model.load_state_dict(model.state_dict())
+    graphs._forget_if_moved()
+    assert not graphs._seen
+
+
+def test_features_that_are_kept_are_those_of_the_plain_modules(build, accelerated, tmp_path):
+    model, images = build("linear_prob"), batch(1)[0]
+    images.names = ["one", "two"]
+    model.picture_memory = FeatureCache(tmp_path, model.backbone, "")
+    runs = runs_of_the_body(model)
+    with half():
+        kept = model.encode_images(images).levels
+        plain = [model._encode_pictures(images.tensors[row : row + 1]).levels for row in range(2)]
+        model(images, *batch(1)[1:])
+    assert len(runs) == 4 and all(map(torch.equal, kept, map(torch.cat, zip(*plain, strict=True))))
+
+
+@pytest.mark.gpu
+class TestOnAGpu:
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    @pytest.mark.parametrize("mode", MODES)
+    def test_recorded_steps_equal_plain_ones(self, build, mode, dtype):
+        """Directly, recorded and replayed, with weights that an optimizer moves."""
+        model = build(mode).cuda()
+        plain = plain_twin(model)
+        runs = runs_of_the_body(model)
+        optimizers = [
+            torch.optim.SGD((p for p in one.parameters() if p.requires_grad), lr=1e-3) for one in (model, plain)
+        ]
+        for seed in (1, 2, 3, 4, 5, 6):
+            with torch.autocast("cuda", dtype):
+                ours, theirs = (loss_and_gradients(one, batch(seed, "cuda")) for one in (model, plain))
+            if dtype == torch.float16:
+                assert_same_training(ours, theirs)
+            torch.testing.assert_close(ours[0], theirs[0], rtol=5e-2, atol=1e-3)
+            for optimizer in optimizers:
+                optimizer.step()
+        assert not runs and len(model.training_graphs) + len(model.encoded_graphs) == 1
+
+    def test_weights_that_are_loaded_after_the_recording_are_used(self, build):
+        model = build("language_prompt_v2").cuda()
+        with half("cuda"):
+            for _ in range(5):
+                before, _ = loss_and_gradients(model, batch(1, "cuda"))
+            assert len(model.encoded_graphs) == 1
+            model.load_state_dict(tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5).state_dict())
+            plain = plain_twin(model)
+            for seed in (1, 2, 3, 4, 5):
+                assert_same_training(
+                    loss_and_gradients(model, batch(seed, "cuda")), loss_and_gradients(plain, batch(seed, "cuda"))
+                )
+        after, _ = loss_and_gradients(plain, batch(1, "cuda"))
+        assert len(model.encoded_graphs) == 1
+        assert any(not torch.allclose(after[name], before[name], rtol=0.05) for name in before)
+
+    def test_evaluation_between_replays_changes_nothing(self, build):
+        model = build("linear_prob").cuda()
+        with half("cuda"):
+            for _ in range(5):
+                before, _ = loss_and_gradients(model, batch(1, "cuda"))
+            model.eval()
+            with torch.no_grad():
+                model(batch(1, "cuda")[0], captions=CAPTIONS, positive_map={1: [1]})
+            torch.cuda.empty_cache()
+            after, _ = loss_and_gradients(model.train(), batch(1, "cuda"))
+        torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
+        assert len(model.encoded_graphs) == 1
