@@ -11,6 +11,8 @@ from evaluation_data import write_coco, write_flickr, write_lvis
 from published_command import Setting, free_port
 from tiny_detector import REPOSITORY
 
+from maskrcnn_benchmark.cli.console import Parser
+from maskrcnn_benchmark.cli.predict import add_parser as add_predict_parser
 from maskrcnn_benchmark.cli.tools import run_evaluation, run_visualization
 
 SECTION = re.search(
@@ -51,9 +53,29 @@ def test_the_section_has_commands():
     assert len(COMMANDS) >= 7 and sum("torch.distributed" in command for command in COMMANDS) >= 1
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "torch.distributed" not in c])
+def test_published_figures():
+    """What needs the published weights and data stands beside the command that measures it."""
+    table = re.search(r"^\|[^\n]*\| published \| how to reproduce \|\n(.*?)\n\n", SECTION, re.MULTILINE | re.DOTALL)[1]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines()[1:]]
+    assert all(len(row) == 3 and row[2] for row in rows)
+    figures = " ".join(row[1] for row in rows)
+    for first in (".429 .593", ".363 .603", "54.5 to 54.7", "1.13", ".46638 .63107", ".37554 .62210", ".7509 .7082"):
+        assert first in figures
+    for command in re.findall(r"`([^`]*)`", " ".join(row[2] for row in rows)):
+        name, *words = shlex.split(command)
+        if name == "glip":
+            parser = Parser(prog="glip")
+            add_predict_parser(parser.add_subparsers(dest="command"))
+            assert parser.parse_args(words).model == "glip_tiny_model_o365_goldg_cc_sbu"
+        paths = [word for word in (name, *words) if "/" in word and not word.startswith("MODEL")]
+        assert all((REPOSITORY / path).is_file() for path in paths)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_one_process(place, command):
-    tool, *words = words_of(command, place)
+    """The command without its launcher."""
+    words = words_of(command, place)
+    tool, *words = words[next(at for at, word in enumerate(words) if word.startswith("tools/")) :]
     if "visualize" in tool:
         assert run_visualization(None, [*words, *place.sizes, "--vis-dir", str(place.folder / "vis")]) == 0
         assert sorted(path.name for path in (place.folder / "vis").iterdir()) == ["tmp0.jpg", "tmp2.jpg"]

@@ -133,17 +133,24 @@ ODINW = """
 """
 
 
-@pytest.fixture
-def odinw(tmp_path, monkeypatch):
-    """Runs the program of the published command for ODinW in this process, on the task "pothole" with few pictures."""
-    setting = Setting(
-        tmp_path,
-        "glip_Swin_T_O365_GoldG",
-        options=("INPUT.MIN_SIZE_TEST", 64, "INPUT.MIN_SIZE_TRAIN", 64, "MODEL.ATSS.INFERENCE_TH", 0.0),
-    )
+class PotholeSetting(Setting):
+    """The task "pothole" of ODinW with six pictures in each split below the data root, and small sizes."""
+
+    def __init__(self, folder):
+        write_pothole(folder)
+        super().__init__(
+            folder,
+            "glip_Swin_T_O365_GoldG",
+            "MODEL/glip_tiny_model_o365_goldg_cc_sbu.pth",
+            ("INPUT.MIN_SIZE_TEST", 64, "INPUT.MIN_SIZE_TRAIN", 64, "MODEL.ATSS.INFERENCE_TH", 0.0),
+        )
+
+
+def write_pothole(root) -> None:
+    """With its prepared choices of three pictures for two seeds."""
     for split in ("train", "valid", "test"):
-        folder = tmp_path / "odinw/pothole" / split
-        path = write_split(tmp_path / "odinw/pothole", split, 6)
+        folder = root / "odinw/pothole" / split
+        path = write_split(root / "odinw/pothole", split, 6)
         content = json.loads(path.read_text())
         content["categories"] = [{"id": 1, "name": "a hole"}]
         for annotation in content["annotations"]:
@@ -159,6 +166,12 @@ def odinw(tmp_path, monkeypatch):
                 if entry["image_id"] in {image["id"] for image in few["images"]}
             ]
             (folder / f"fewshot_{prefix}_shot3_seed{seed}.json").write_text(json.dumps(few))
+
+
+@pytest.fixture
+def odinw(tmp_path, monkeypatch):
+    """Runs the program of the published command for ODinW in this process."""
+    setting = PotholeSetting(tmp_path)
 
     def run(flags: str, tasks: str = "configs/odinw_35/pothole.yaml") -> dict:
         return run_here(ODINW.format(weight=setting.weight, flags=flags, tasks=tasks), setting, monkeypatch)
