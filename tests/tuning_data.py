@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -32,6 +33,15 @@ def write_split(folder: Path, split: str, pictures: int, seed: int = 0) -> Path:
     path = folder / f"{split}.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path
+
+
+def change(data: Path, **changes: Callable[[list], object]) -> Path:
+    """Changes lists of a JSON file by functions of their names."""
+    content = json.loads(data.read_text())
+    for key, spoil in changes.items():
+        spoil(content[key])
+    data.write_text(json.dumps(content))
+    return data
 
 
 def write_task(folder: Path, name: str, **pictures: int) -> Path:

@@ -8,6 +8,7 @@ from maskrcnn_benchmark.cli.predict import DEFAULT_MODEL, count
 
 MODES = ("full", "prompt", "linear")
 DEFAULT_OUTPUT = Path("OUTPUT/finetune")
+MOST_SEEDS = 2**32
 
 _EXAMPLES = """examples:
   glip finetune --data annotations.json --images photos
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError("--cache-features needs a frozen image encoder: --mode prompt or --mode linear")
     if args.lr is not None and not 0 < args.lr < float("inf"):
         raise CommandError(f"--lr {args.lr:g}: give a positive number")
+    if not 0 <= args.seed < MOST_SEEDS:
+        raise CommandError(f"--seed {args.seed}: give a number from 0 to {MOST_SEEDS - 1}")
     check_output_folder(args.output, "--output")
     from maskrcnn_benchmark.engine.devices import resolve_device
     from maskrcnn_benchmark.engine.own_data import OwnData, plan_own_data

@@ -13,7 +13,7 @@ from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.grounding.od_to_grounding import FullPrompt
-from maskrcnn_benchmark.text.class_names import clean_name, listed
+from maskrcnn_benchmark.text.class_names import clean_name, folded_name, listed
 from maskrcnn_benchmark.text.spans import token_range
 
 _EXAMPLES = 3
@@ -96,8 +96,8 @@ def check_validation(
     ]
     if len(trained) < len(training_parts):
         return  # captions name anything
-    known = {_folded(text) for part in trained for text in part.values()}
-    unknown = [names[label] for label in sorted(boxes) if _folded(names[label]) not in known]
+    known = {folded_name(text) for part in trained for text in part.values()}
+    unknown = [names[label] for label in sorted(boxes) if folded_name(names[label]) not in known]
     if unknown:
         named = listed(sorted({text for part in trained for text in part.values()}))
         raise ValueError(
@@ -105,14 +105,10 @@ def check_validation(
             f"{listed(unknown)}. Training names {named}. "
             "Give both the same categories (DATASETS.OVERRIDE_CATEGORY with DATASETS.USE_OVERRIDE_CATEGORY True)"
         )
-    asked = {_folded(text) for text in names.values()}
-    unmeasured = [text for part in trained for text in part.values() if _folded(text) not in asked]
+    asked = {folded_name(text) for text in names.values()}
+    unmeasured = [text for part in trained for text in part.values() if folded_name(text) not in asked]
     if unmeasured:
         logger.warning("Validation set %s does not measure the trained classes %s", name, listed(unmeasured))
-
-
-def _folded(name: str) -> str:
-    return " ".join(clean_name(name).split()).casefold()
 
 
 def _count_boxes(name: str, dataset: COCODataset | CocoGrounding) -> Counter[int]:
@@ -142,8 +138,8 @@ def _warn_of_names(name: str, dataset: CocoGrounding, tokenizer) -> None:
         caption, spans = dataset.prompt.caption_in_order()
         texts = [caption[begin:end] for begin, end in spans.values()]
         has_manual_prompt = dataset.prompt.caption_prompt is not None
-    times = Counter(map(_folded, texts))
-    alike = [text for text in texts if times[_folded(text)] > 1]
+    times = Counter(map(folded_name, texts))
+    alike = [text for text in texts if times[folded_name(text)] > 1]
     if alike and not has_manual_prompt:  # which may tell them apart by more than their names
         logger.warning(
             "Training set %s has %d classes whose names are alike, so that boxes of one train as absent for another: "

@@ -4,16 +4,23 @@ import json
 import logging
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.engine.finetune import RESULT_FILE
 from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.own_annotations import (
+    Content,
+    as_validation,
+    checked_annotations,
+    classes_without_boxes,
+)
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
-from maskrcnn_benchmark.text.class_names import clean_name, has_content
+from maskrcnn_benchmark.text.class_names import listed
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
+from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
 from maskrcnn_benchmark.utils.complete_files import atomic_path
 
 TRAIN_SET, VALIDATION_SET = "own_train", "own_val"
@@ -89,28 +96,35 @@ class Plan(NamedTuple):
 
 
 def plan_own_data(own: OwnData) -> Plan:
-    """Reads the annotations, sets validation data aside where there are none, and chooses all settings.
+    """Checks the annotations, sets validation data aside where there are none, and chooses all settings.
 
+    Both parts are written to OUTPUT/data in the way that training reads them, see `own_annotations`.
     Raises: ValueError or OSError that names what cannot be used.
     """
-    content = read_annotations(own.annotations)
-    if not own.images.is_dir():
-        raise FileNotFoundError(f"the folder of pictures '{own.images}' is not there")
-    choices: dict[str, str] = {}
-    train, validation, num_train = own.annotations, own.validation, len(content["images"])
-    if validation is None:
-        train, validation, num_train = split_annotations(content, own.output / "data", own.seed)
-        choices["validation"] = f"{len(content['images']) - num_train} of {len(content['images'])} pictures, set aside"
     files = find_model(own.model)
+    content = checked_annotations(own.annotations, own.images)
+    choices: dict[str, str] = {}
+    if own.validation is None:
+        parts = split_annotations(content, own.seed)
+        count = len(parts[1]["images"])
+        choices["validation"] = f"{count} of {len(content['images'])} pictures, set aside"
+    else:
+        validation = checked_annotations(own.validation, own.validation_images or own.images)
+        parts = content, as_validation(validation, content, own.validation)
+    unmeasured = classes_without_boxes(parts[1])
+    if unmeasured:
+        logger.warning("the validation data have no box of %s, which are not measured", listed(unmeasured))
+    train, validation_file = _write_parts(own, parts)
     cfg = default_config()
     cfg.merge_from_file(files.config)
     use_local_text_files(cfg, files.config.parent)
-    classes = class_names(content, own.annotations)
-    pictures = min(num_train, own.shots * len(classes)) if own.shots else num_train
+    classes = [category["name"] for category in content["categories"]]
+    usable = len({annotation["image_id"] for annotation in parts[0]["annotations"]})
+    pictures = min(usable, own.shots * len(classes)) if own.shots else usable
     cfg.DATASETS.REGISTER = CfgNode(
         {
             TRAIN_SET: _entry("grounding", own.images, train),
-            VALIDATION_SET: _entry("coco", own.validation_images or own.images, validation),
+            VALIDATION_SET: _entry("coco", own.validation_images or own.images, validation_file),
         },
         new_allowed=True,
     )
@@ -120,47 +134,35 @@ def plan_own_data(own: OwnData) -> Plan:
     return Plan(cfg, files.name, classes, choices)
 
 
-def read_annotations(path: Path) -> dict[str, Any]:
-    """A COCO-format file. Raises: FileNotFoundError; ValueError for a file that is not in this format."""
-    if not path.is_file():
-        raise FileNotFoundError(f"the annotations '{path}' are not there")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"the annotations '{path}' are no JSON: {error}") from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise ValueError(f"the annotations '{path}' have no list {key!r}, which the COCO format has")
-        if not content[key]:
-            raise ValueError(f"the annotations '{path}' have an empty list {key!r}")
-    return content
+def _write_parts(own: OwnData, parts: tuple[Content, Content]) -> tuple[Path, Path]:
+    """Files of the training and the validation data.
+
+    Raises: ValueError where a run on other data has left something to go on from.
+    """
+    files = [own.output / "data" / f"{name}.json" for name in (TRAIN_SET, VALIDATION_SET)]
+    texts = [json.dumps(part) for part in parts]
+    is_changed = [
+        file.is_file() and file.read_text(encoding="utf-8") != text for file, text in zip(files, texts, strict=True)
+    ]
+    if any(is_changed) and any((own.output / name).is_file() for name in (TAG_FILE, RESULT_FILE)):
+        raise ValueError(
+            f"--output '{own.output}' has results for other annotations: name another folder, or remove this one"
+        )
+    for file, text in zip(files, texts, strict=True):
+        with atomic_path(file) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return files[0], files[1]
 
 
-def class_names(content: Mapping[str, Any], path: Path) -> list[str]:
-    """Cleaned names in the order of labels. Raises: ValueError for a name that is empty, missing or there twice."""
-    names: dict[str, Any] = {}
-    for category in sorted(content["categories"], key=lambda category: category["id"]):
-        name = category.get("name")
-        if not isinstance(name, str) or not has_content(clean_name(name)):
-            raise ValueError(f"'{path}': category {category['id']} is called {name!r}: give it a name with a word")
-        name = clean_name(name)
-        if name.casefold() in names:
-            raise ValueError(
-                f"'{path}': categories {names[name.casefold()]} and {category['id']} are both called {name!r}, which "
-                "are one class to the model: rename one of them"
-            )
-        names[name.casefold()] = category["id"]
-    return [clean_name(c["name"]) for c in sorted(content["categories"], key=lambda category: category["id"])]
-
-
-def split_annotations(content: Mapping[str, Any], folder: Path, seed: int) -> tuple[Path, Path, int]:
-    """Sets pictures aside for validation; returns the files of both parts and the number of pictures to train on.
+def split_annotations(content: Content, seed: int) -> tuple[Content, Content]:
+    """Sets pictures aside for validation; returns what is left to train on, and those.
 
     A class never lies in the validation part alone. Raises: ValueError with fewer than two annotated pictures.
     """
     classes_of: dict[Any, set[Any]] = defaultdict(set)
     for annotation in content["annotations"]:
-        classes_of[annotation["image_id"]].add(annotation["category_id"])
+        if not annotation["iscrowd"]:
+            classes_of[annotation["image_id"]].add(annotation["category_id"])
     annotated = [image["id"] for image in content["images"] if classes_of.get(image["id"])]
     if len(annotated) < 2:
         raise ValueError(f"{len(annotated)} annotated pictures are too few to set some aside: give --val")
@@ -174,17 +176,15 @@ def split_annotations(content: Mapping[str, Any], folder: Path, seed: int) -> tu
             left.subtract(classes_of[image])
     if not aside:
         raise ValueError("every picture shows a class that no other shows, so that none can be set aside: give --val")
-    parts = []
-    for name, is_aside in ((TRAIN_SET, False), (VALIDATION_SET, True)):
-        part = {
+    train, validation = (
+        {
             **content,
             "images": [image for image in content["images"] if (image["id"] in aside) == is_aside],
             "annotations": [one for one in content["annotations"] if (one["image_id"] in aside) == is_aside],
         }
-        parts.append(folder / f"{name}.json")
-        with atomic_path(parts[-1]) as temporary:
-            temporary.write_text(json.dumps(part), encoding="utf-8")
-    return parts[0], parts[1], len(content["images"]) - len(aside)
+        for is_aside in (False, True)
+    )
+    return train, validation
 
 
 def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:
@@ -196,7 +196,10 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
     """Names and values of the configuration; adds to `choices` what a user may want to know."""
     recipe, is_gpu = RECIPES[own.mode], own.device != "cpu"
     batch = own.batch_size or min(RECIPE_BATCH if is_gpu else 2, pictures)
+    if batch > pictures:
+        raise ValueError(f"--batch-size {batch} is more than the {pictures} pictures to train on")
     iterations = own.iterations or min(max(EPOCHS * pictures // batch, FEWEST), MOST)
+    period = max(iterations // VALIDATIONS, 1)
     factor = batch / RECIPE_BATCH if recipe.scales else 1.0
     rate = own.rate or recipe.rate * factor
     usual, text_rate = recipe.rate * factor, recipe.text_rate * factor
@@ -206,10 +209,10 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
             rate, usual, own.mode, batch,
         )  # fmt: skip
     choices |= {
-        "classes": f"{len(classes)}: {', '.join(classes[:12])}{', ...' if len(classes) > 12 else ''}",
+        "classes": f"{len(classes)}: {_shortened(', '.join(classes))}",
         "pictures": f"{pictures} to train on" + (f", {own.shots} of each class (seed {own.seed})" if own.shots else ""),
         "what is trained": f"{own.mode} ({recipe.preset})",
-        "iterations": f"{iterations} with {batch} pictures, measured {VALIDATIONS} times",
+        "iterations": f"{iterations} with {batch} pictures, measured {-(-iterations // period)} times",
         "learning rate": f"{rate:g}" + (f", of the text encoder {text_rate:g}" if text_rate else ""),
         "weight decay": f"{recipe.decay:g}",
         "NUM_CLASSES": f"{len(classes) + 1}, with the background",
@@ -226,7 +229,7 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
         "SOLVER.OPTIMIZER": "ADAMW", "SOLVER.USE_COSINE": True, "SOLVER.USE_AUTOSTEP": False,
         "SOLVER.MIN_LR": rate / 100, "SOLVER.WARMUP_ITERS": iterations // 10, "SOLVER.WARMUP_FACTOR": 0.01,
         "SOLVER.MAX_ITER": iterations, "SOLVER.MAX_EPOCH": 0, "SOLVER.CHECKPOINT_PER_EPOCH": -1.0,
-        "SOLVER.CHECKPOINT_PERIOD": max(iterations // VALIDATIONS, 1), "SOLVER.MODEL_EMA": 0.0,
+        "SOLVER.CHECKPOINT_PERIOD": period, "SOLVER.MODEL_EMA": 0.0,
         "SOLVER.USE_AMP": is_gpu, "SOLVER.FIND_UNUSED_PARAMETERS": False,
         "TEST.DURING_TRAINING": True, "TEST.EVAL_TASK": "detection", "TEST.IMS_PER_BATCH": 4 if is_gpu else 1,
     }  # fmt: skip
@@ -240,13 +243,17 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
     return settings | _prompt_settings(own, cfg, classes, choices)
 
 
+def _shortened(text: str, length: int = 200) -> str:
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
 def _prompt_settings(own: OwnData, cfg: CfgNode, classes: list[str], choices: dict[str, str]) -> dict[str, Any]:
     """All classes in the order of their labels where they fit into one prompt, else a sample for each picture."""
     language = cfg.MODEL.LANGUAGE_BACKBONE
     caption = ". ".join(classes)
     tokens = len(build_tokenizer(language.TOKENIZER_TYPE)(caption, verbose=False)["input_ids"])
     if tokens <= language.MAX_QUERY_LEN:
-        choices["prompt"] = caption if len(caption) <= 200 else f"{caption[:200]}..."
+        choices["prompt"] = _shortened(caption)
         return {"DATASETS.DISABLE_SHUFFLE": True, "DATASETS.RANDOM_SAMPLE_NEG": -1}
     if own.mode == "prompt":
         raise ValueError(

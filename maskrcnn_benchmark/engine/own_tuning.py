@@ -3,6 +3,8 @@
 import csv
 import logging
 import os
+import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -11,9 +13,10 @@ from typing import Any, NamedTuple
 import torch
 
 from maskrcnn_benchmark.engine.adapter import make_adapter
-from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, Task, evaluate_tasks
+from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, Task, evaluate_tasks, weight_state
 from maskrcnn_benchmark.engine.finetune import TuningOptions, TuningResult, checked_loaders, fine_tune
 from maskrcnn_benchmark.engine.own_data import VALIDATION_SET, OwnData, Plan, plan_own_data
+from maskrcnn_benchmark.engine.prediction_store import fingerprint
 from maskrcnn_benchmark.engine.task_model import TaskModel
 from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.engine.validation import score_of
@@ -66,7 +69,7 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     checked_loaders(plan.cfg.clone())
     device = torch.device(own.device)
     model = TaskModel(plan.cfg, plan.cfg.MODEL.WEIGHT, device, DEFAULT_PRECISION)
-    options = EvaluationOptions(resume=True, weight=plan.cfg.MODEL.WEIGHT)
+    options = EvaluationOptions(resume=_is_begun(own, plan), weight=plan.cfg.MODEL.WEIGHT)
     before = evaluate_tasks([Task("", plan.cfg)], model, own.output / ZERO_SHOT, options)[""][VALIDATION_SET]
     logger.info("Before training: AP %.4f", score_of(before))
     del model  # before another one is built
@@ -90,6 +93,20 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     return Tuned(before, after, weights, page, command)
 
 
+def _is_begun(own: OwnData, plan: Plan) -> bool:
+    """Whether the folder of the model as it is has a part of this very evaluation; another one is removed."""
+    folder = own.output / ZERO_SHOT
+    note, data = folder / "evaluation_of", Path(plan.cfg.DATASETS.REGISTER[VALIDATION_SET].ann_file)
+    text = fingerprint([weight_state(plan.cfg.MODEL.WEIGHT), plan.cfg.dump(), data.read_text(encoding="utf-8")])
+    if note.is_file() and note.read_text(encoding="utf-8") == text:
+        return True
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    with atomic_path(note) as part:
+        part.write_text(text, encoding="utf-8")
+    return False
+
+
 def _write_adapter(own: OwnData, plan: Plan, result: TuningResult, device: torch.device) -> Path:
     cfg = tuning_highlevel_override(plan.cfg.clone())
     model = TaskModel(cfg, result.checkpoint, device, None).model
@@ -99,10 +116,20 @@ def _write_adapter(own: OwnData, plan: Plan, result: TuningResult, device: torch
 
 def predict_command(own: OwnData, plan: Plan, weights: Path) -> str:
     """The command line that finds things on a picture with the result."""
-    if own.mode != NEEDS_ALL_WEIGHTS:
-        return f"glip predict --model {own.model} --adapter {weights} --image PICTURE"
-    text = ". ".join(plan.classes)
-    return f'glip predict --config-file {own.output / CONFIG} --weights {weights} --text "{text}" --image PICTURE'
+    words = ["glip", "predict", "--model", own.model, "--adapter", str(weights)]
+    if own.mode == NEEDS_ALL_WEIGHTS:
+        config = str(own.output / CONFIG)
+        words = [
+            "glip",
+            "predict",
+            "--config-file",
+            config,
+            "--weights",
+            str(weights),
+            "--text",
+            ". ".join(plan.classes),
+        ]
+    return shlex.join([*words, "--image", "PICTURE"])
 
 
 def per_class(folder: Path) -> dict[str, float]:

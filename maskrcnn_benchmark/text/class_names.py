@@ -24,6 +24,11 @@ def clean_name(name: str) -> str:
     return re.sub(r"\(.*\)", "", name).replace("_", " ").replace("  ", " ")
 
 
+def folded_name(name: str) -> str:
+    """What equals for two names of one class."""
+    return " ".join(clean_name(name).split()).casefold()
+
+
 def split_class_text(text: str) -> list[str]:
     """Class names of a command-line text such as "person. traffic light".
 

@@ -6,11 +6,15 @@ import shlex
 import pytest
 import torch
 from tiny_detector import make_text_folder, scramble, tiny_config
-from tuning_data import write_split
+from tuning_data import change, write_split
 
 from maskrcnn_benchmark.cli.main import main
+from maskrcnn_benchmark.config import default_config
+from maskrcnn_benchmark.engine import own_tuning
 from maskrcnn_benchmark.engine.adapter import Adapter
 from maskrcnn_benchmark.engine.detector_api import Detector
+from maskrcnn_benchmark.engine.finetune import TuningResult, checked_loaders
+from maskrcnn_benchmark.engine.inference import plain_dataset
 from maskrcnn_benchmark.engine.own_data import (
     TRAIN_SET,
     VALIDATION_SET,
@@ -18,6 +22,7 @@ from maskrcnn_benchmark.engine.own_data import (
     plan_own_data,
     split_annotations,
 )
+from maskrcnn_benchmark.engine.own_tuning import predict_command, tune_on_own_data
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils.weight_files import save_weights
 
@@ -121,26 +126,18 @@ def test_a_rate_far_from_the_recipe(data, model, tmp_path, caplog):
     assert "learning rate 0.05 is far from 5e-05, with which full tuning usually works" in caplog.text
 
 
-def test_no_class_is_set_aside_as_a_whole(data, tmp_path):
+def test_no_class_is_set_aside_as_a_whole(data):
     """Of every seed: parts without common pictures, which together are all, and all classes to train on."""
     content = json.loads(data.read_text())
     content["annotations"] = [a for a in content["annotations"] if a["category_id"] == 1 or a["image_id"] == 3]
     for seed in range(6):
-        parts = [json.loads(p.read_text()) for p in split_annotations(content, tmp_path, seed)[:2]]
+        parts = split_annotations(content, seed)
         ids = [{image["id"] for image in part["images"]} for part in parts]
         assert not ids[0] & ids[1] and len(ids[0] | ids[1]) == 8 and ids[1]
         assert {a["category_id"] for a in parts[0]["annotations"]} == {1, 2}
         assert all(
             {a["image_id"] for a in part["annotations"]} <= known for part, known in zip(parts, ids, strict=True)
         )
-
-
-def change(data, **changes):
-    content = json.loads(data.read_text())
-    for key, change in changes.items():
-        change(content[key])
-    data.write_text(json.dumps(content))
-    return data
 
 
 BAD = {
@@ -154,6 +151,7 @@ BAD = {
     "one picture": (lambda data: change(data, annotations=lambda a: a.__delitem__(slice(1, None))), "give --val"),
     "no JSON": (lambda data: data.write_text("{") and data, "are no JSON"),
     "a list": (lambda data: data.write_text("[]") and data, "have no list 'images'"),
+    "a batch of more than there is": (lambda data: data, "--batch-size 100 is more than the 6 pictures"),
     "a name of 80 tokens": (
         lambda data: change(data, categories=lambda c: c[0].update(name=" ".join(["star"] * 80))),
         "a learnt prompt belongs to one text",
@@ -164,7 +162,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_data(data, model, tmp_path, capsys, case):
     spoil, message = BAD[case]
-    assert main(command(spoil(data), model, tmp_path / "out", "--mode", "prompt")) == 2
+    more = ("--batch-size", "100") if "batch" in case else ()
+    assert main(command(spoil(data), model, tmp_path / "out", "--mode", "prompt", *more)) == 2
     error = capsys.readouterr().err.splitlines()[-1]
     assert any(part in error for part in message.split("|")), error
 
@@ -174,6 +173,7 @@ def test_bad_arguments(data, model, tmp_path, capsys):
     for more, message in (
         (("--cache-features",), "--cache-features needs a frozen image encoder"),
         (("--lr", "-1"), "--lr -1"),
+        (("--seed", str(2**70)), "give a number from 0 to"),
         (("--images", str(tmp_path / "nowhere")), "nowhere' is not there"),
         (("--val", str(tmp_path / "no.json")), "no.json"),
     ):
@@ -186,3 +186,46 @@ def test_validation_of_other_classes(data, model, tmp_path, capsys):
     more = ("--val", str(other), "--val-images", str(other.with_suffix("")))
     assert main(command(data, model, tmp_path / "out", *more)) == 2
     assert "classes that the training data do not name: 'bird'" in capsys.readouterr().err
+
+
+def test_the_text_of_training_is_that_of_the_adapter_and_of_validation(data, model, tmp_path):
+    """Whatever the order of the categories: a learnt prompt adds to the text position by position."""
+    val = change(write_split(tmp_path / "other", "val", 3), categories=lambda c: c.reverse())
+    change(data, categories=lambda c: (c.reverse(), c.append({"id": 0, "name": "things"})))
+    more = ("--val", str(val), "--val-images", str(val.with_suffix("")), "--mode", "prompt")
+    assert main(command(data, model, tmp_path / "out", *more)) == 0
+    assert Adapter.load(tmp_path / "out" / "adapter.safetensors").prompts[0].caption == "cup. dog"
+    cfg = default_config()
+    cfg.merge_from_file(tmp_path / "out" / "config.yml")
+    loaders = checked_loaders(cfg)
+    assert loaders.train.dataset.prompt.caption_in_order()[0] == "cup. dog"
+    assert list(plain_dataset(loaders.validation).categories().values()) == ["cup", "dog"]
+
+
+def test_results_for_other_annotations_are_not_shown_again(data, model, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(command(data, model, out, "--mode", "linear")) == 0
+    change(data, annotations=lambda a: a[0]["bbox"].__setitem__(0, 1))
+    assert main(command(data, model, out, "--mode", "linear")) == 2
+    assert "has results for other annotations: name another folder" in capsys.readouterr().err
+
+
+def test_the_first_measurement_of_other_annotations_is_not_resumed(data, model, tmp_path, monkeypatch):
+    """A run that was killed before its first checkpoint, and then another one in its folder."""
+    tuning = own(data, model, tmp_path, mode="linear", iterations=1)
+    monkeypatch.setattr(own_tuning, "fine_tune", lambda *arguments: TuningResult(False))
+    assert tune_on_own_data(tuning) is None
+    change(data, annotations=lambda a: a[0]["bbox"].__setitem__(0, 1), categories=lambda c: c[1].update(name="bird"))
+    assert tune_on_own_data(tuning) is None
+    record = tmp_path / "out" / "zero_shot" / "inference" / VALIDATION_SET
+    assert "bird" in (record / "per_class.csv").read_text()
+
+
+def test_a_folder_and_classes_with_blanks_and_quotes(data, model, tmp_path):
+    folder = tmp_path / "my photos"
+    data.rename(folder.with_suffix(".json"))
+    data.with_suffix("").rename(folder)
+    data = change(folder.with_suffix(".json"), categories=lambda c: c[0].update(name='15" cup'))
+    tuning = own(data, model, tmp_path, mode="full")
+    words = shlex.split(predict_command(tuning, plan_own_data(tuning), tmp_path / "the best.pth"))
+    assert str(tmp_path / "the best.pth") in words and '15" cup. dog' in words
