@@ -1,6 +1,7 @@
 """Whole evaluations on small data: tasks, resuming, and mistakes of the user."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -10,16 +11,19 @@ import torch
 from evaluation_data import write_coco, write_flickr, write_lvis
 from published_command import Setting
 from tiny_detector import REPOSITORY
+from toy_run import load_tool
 
 from maskrcnn_benchmark.cli.console import BAD_INPUT, report_errors
 from maskrcnn_benchmark.cli.main import main as glip
 from maskrcnn_benchmark.cli.tools import run_evaluation
 from maskrcnn_benchmark.config import default_config
+from maskrcnn_benchmark.data.picture_files import describe_missing
 from maskrcnn_benchmark.engine import evaluation_run
 from maskrcnn_benchmark.engine import inference as inference_module
 from maskrcnn_benchmark.engine.evaluation_run import named_files, task_configurations
 from maskrcnn_benchmark.engine.prediction_store import PATTERN
 from maskrcnn_benchmark.evaluation.odinw import ODINW_13, task_files
+from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 BASE = "glip_Swin_T_O365_GoldG"
 SMALL = (
@@ -114,8 +118,34 @@ def test_one_task_has_the_original_layout(place):
 def test_weights_of_the_configuration(place):
     """Without --weight results go to OUTPUT_DIR itself."""
     words = ["--config-file", f"configs/pretrain/{BASE}.yaml", *place.sizes, "MODEL.WEIGHT", str(place.weight)]
-    assert run_evaluation(None, words) == 0
+    assert run_evaluation(None, [*words, "--local_rank", "0", "--world-size", "1", "--dist-url", "env://"]) == 0
     assert (place.folder / "out/inference/coco_2017_val/bbox.json").is_file()
+    log = (place.folder / "out/log.txt").read_text()
+    assert re.search(r"Total inference time: .* s / img per device, on 1 devices\)", log)
+    assert re.search(r"Per image: [\d.]+ s waiting for data, [\d.]+ s model, [\d.]+ s keeping results", log)
+    assert "Average Recall     (AR) @[ IoU=0.50:0.95 | area= large | maxDets=100 ]" in log
+
+
+def test_the_function_that_other_tools_know(place):
+    """run_test of tools/test_net.py: into OUTPUT_DIR/inference, or the folder that is named."""
+    cfg = default_config()
+    cfg.merge_from_file(f"configs/pretrain/{BASE}.yaml")
+    cfg.merge_from_list([*place.sizes, "TEST.EVAL_TASK", "detection"])
+    model = build_detection_model(cfg)
+    run_test = load_tool("test_net").run_test
+    figures = run_test(cfg, model, distributed=False)
+    assert run_test(cfg, model, False, str(place.folder / "log")) == figures and figures["coco_2017_val"]["AP"] >= 0
+    for parent in ("out", "log"):
+        assert (place.folder / parent / "inference/coco_2017_val/bbox.csv").is_file()
+
+
+@pytest.mark.parametrize(("is_standard", "limit"), [(False, "-1"), (True, "300")])
+def test_standard_and_fixed_ap_of_lvis(place, is_standard, limit):
+    write_lvis(place.folder)
+    words = ("TEST.EVAL_TASK", "detection", "DATASETS.LVIS_USE_NORMAL_AP", is_standard)
+    assert evaluate(place, "--task_config", "configs/lvis/minival.yaml", *words) == 0
+    rows = (folder(place, "lvis_evaluation_mini_val") / "bbox.csv").read_text().splitlines()
+    assert len(rows) == 14 and all(f"maxDets={limit:>3} catIds=" in row for row in rows[1:])
 
 
 class Interrupted(Exception):
@@ -175,6 +205,11 @@ def test_missing_pictures(place, capsys):
     assert {row["image_id"] for row in found(folder(place))} == {2}
     shutil.rmtree(place.folder / "coco/val2017")
     assert evaluate(place, "--skip-missing") == BAD_INPUT
+
+
+def test_the_first_five_missing_pictures_are_named():
+    missing = {index: f"{index}.png" for index in range(7)}
+    assert describe_missing(missing, 9) == "7 of 9 pictures are missing: 0.png, 1.png, 2.png, 3.png, 4.png, ..."
 
 
 @pytest.mark.parametrize(
