@@ -89,16 +89,13 @@ class Adapter:
         if metadata.get("adapter_format") != FORMAT:
             what = metadata.get("adapter_format") or "weights without the header of an adapter"
             raise CheckpointError(f"'{path}' is no adapter that this version reads ({FORMAT}): it holds {what}")
-        prompts = tuple(_read_prompt(prompt) for prompt in json.loads(metadata["prompts"]))
-        return cls(
-            weights,
-            metadata["base"],
-            metadata["base_hash"],
-            tuple(json.loads(metadata["vocabulary"])),
-            prompts,
-            metadata["mode"],
-            yaml.safe_load(metadata["config"]),
-        )
+        try:
+            return _of_header(weights, metadata)
+        except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+            raise CheckpointError(
+                f"'{path}' is a damaged adapter: its header cannot be read ({type(error).__name__}: {error}); take "
+                "another copy, or make it anew"
+            ) from error
 
     @torch.no_grad()
     def apply(self, model: nn.Module) -> dict[str, Tensor | None]:
@@ -135,6 +132,19 @@ class Adapter:
                 f"the adapter was trained with {self.base} (hash {self.base_hash[:12]} of the weights it leaves "
                 f"alone), this model has other weights (hash {found[:12]}): load the model it was trained with"
             )
+
+
+def _of_header(weights: dict[str, Tensor], metadata: Mapping[str, str]) -> Adapter:
+    """Raises: many kinds of errors for texts that `Adapter.save` does not write."""
+    return Adapter(
+        weights,
+        metadata["base"],
+        metadata["base_hash"],
+        tuple(json.loads(metadata["vocabulary"])),
+        tuple(_read_prompt(prompt) for prompt in json.loads(metadata["prompts"])),
+        metadata["mode"],
+        yaml.safe_load(metadata["config"]),
+    )
 
 
 def _read_prompt(stored: Mapping[str, Any]) -> Prompt:

@@ -165,14 +165,9 @@ def _checked_boxes(
         problem = _problem(annotation, pictures, categories)
         if problem:
             raise ValueError(f"'{path}': {place} {problem}")
-        x, y, width, height = annotation["bbox"]
+        _, _, width, height = annotation["bbox"]
         picture = pictures[annotation["image_id"]]
-        if (
-            min(width, height) <= 0
-            or x >= picture["width"]
-            or y >= picture["height"]
-            or min(x + width, y + height) <= 0
-        ):
+        if not _is_inside(annotation["bbox"], picture["width"], picture["height"]):
             empty.append(f"{place} has {annotation['bbox']}")
             continue
         area = annotation.get("area")

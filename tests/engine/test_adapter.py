@@ -6,6 +6,8 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tiny_detector import make_text_folder, scramble, tiny_config
 
 from maskrcnn_benchmark.cli import predict
@@ -146,6 +148,29 @@ def test_files_that_are_no_adapters(base, tmp_path):
         Adapter.load(tmp_path / "text.safetensors")
     with pytest.raises(ValueError, match="must end with .safetensors"):
         Adapter({}, "base", "").save(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("prompts", None),
+        ("prompts", "[1]"),
+        ("prompts", '[{"caption": "x"}]'),
+        ("vocabulary", "5"),
+        ("base_hash", None),
+        ("config", "a: [unclosed"),
+    ],
+)
+def test_damaged_headers(base, tmp_path, key, value):
+    path = base.adapter(base.detector("language_prompt_v2", seed=1), "language_prompt_v2").save(
+        tmp_path / "a.safetensors"
+    )
+    with safe_open(path, "pt") as file:
+        header, weights = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header.pop(key)
+    save_file(weights, path, metadata=header if value is None else {**header, key: value})
+    with pytest.raises(CheckpointError, match="'.*a.safetensors' is a damaged adapter: its header cannot be read"):
+        Adapter.load(path)
 
 
 def test_prepared_weights_are_forgotten(base):
