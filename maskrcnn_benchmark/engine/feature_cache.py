@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -80,14 +81,11 @@ class FeatureCache:
             return self._kept[key]
         device = images.tensors.device
         path = self._weights_folder() / key[:2] / f"{key}.safetensors"
-        if path.is_file():
-            stored = load_file(path, device=str(device))
-            levels = tuple(stored[str(number)] for number in range(len(stored)))
-        else:
+        levels = _read(path, device)
+        if levels is None:
             levels = tuple(level.contiguous() for level in encode(images.tensors[row : row + 1]))
             self.encoded += 1
-            with atomic_path(path) as part:
-                save_file({str(number): level for number, level in enumerate(levels)}, part)
+            _write(levels, path)
         self._keep(key, levels, device)
         return levels
 
@@ -116,6 +114,27 @@ class FeatureCache:
         while self._bytes > limit and self._kept:
             _, dropped = self._kept.popitem(last=False)
             self._bytes -= _size(dropped)
+
+
+def _read(path: Path, device: torch.device) -> tuple[Tensor, ...] | None:
+    """The levels in a file; None where there is none, and, with a warning, for one that is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        stored = load_file(path, device=str(device))
+        return tuple(stored[str(number)] for number in range(len(stored)))
+    except (SafetensorError, KeyError) as error:
+        logger.warning("The features in '%s' cannot be read (%s): the picture is encoded again", path, error)
+        return None
+
+
+def _write(levels: Sequence[Tensor], path: Path) -> None:
+    """Raises: OSError where the file cannot be written."""
+    with atomic_path(path) as part:
+        try:
+            save_file({str(number): level for number, level in enumerate(levels)}, part)
+        except SafetensorError as error:
+            raise OSError(f"the features of a picture cannot be written to '{path}': {error}") from error
 
 
 def _size(levels: Sequence[Tensor]) -> int:

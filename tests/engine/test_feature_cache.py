@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from tiny_detector import make_text_folder, random_images, scramble, tiny_config
 from tuning_data import write_task
 
+from maskrcnn_benchmark.engine import feature_cache
 from maskrcnn_benchmark.engine.feature_cache import FeatureCache, why_not_cached
 from maskrcnn_benchmark.engine.finetune import checked_loaders
 from maskrcnn_benchmark.engine.training_run import RunOptions, run_training
@@ -106,6 +108,27 @@ def test_memory_is_limited_and_the_disk_is_read(encoder, tmp_path):
     first = cache(images, levels_of(encoder))
     assert not cache._kept
     torch.testing.assert_close(cache(images, lambda _: pytest.fail("encoded again")), first, rtol=0, atol=0)
+
+
+def test_a_damaged_file_is_made_anew(encoder, tmp_path, caplog):
+    images = named(["a"], (64, 64))
+    first = FeatureCache(tmp_path, encoder, "")(images, levels_of(encoder))
+    (path,) = tmp_path.rglob("*.safetensors")
+    for content in (b"", path.read_bytes()[:-8]):
+        path.write_bytes(content)
+        cache = FeatureCache(tmp_path, encoder, "")
+        torch.testing.assert_close(cache(images, levels_of(encoder)), first, rtol=0, atol=0)
+        assert cache.encoded == 1 and f"features in '{path}' cannot be read" in caplog.text
+    assert FeatureCache(tmp_path, encoder, "")(images, lambda _: pytest.fail("encoded again"))
+
+
+def test_a_full_disk(encoder, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(feature_cache, "save_file", fail)
+    with pytest.raises(OSError, match="features of a picture cannot be written to .*No space left"):
+        FeatureCache(tmp_path, encoder, "")(named(["a"], (64, 64)), levels_of(encoder))
 
 
 def test_other_weights_or_settings_are_other_features(encoder, tmp_path):
