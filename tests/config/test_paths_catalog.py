@@ -57,6 +57,10 @@ def test_every_built_in_name_has_its_factory(catalog):
     ("name", "arguments"),
     [
         ("coco_2017_val", {"root": "coco/val2017", "ann_file": "coco/annotations/instances_val2017.json"}),
+        (
+            "coco_grounding_train",
+            {"img_folder": "coco/train2017", "ann_file": "coco/annotations/instances_train2017.json"},
+        ),
         ("coco_2017_test", {"root": "coco/test2017", "ann_file": "coco/annotations/image_info_test-dev2017.json"}),
         ("lvis_val", {"root": "coco", "ann_file": "coco/annotations/lvis_od_val.json"}),
         (

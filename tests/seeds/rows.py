@@ -473,7 +473,10 @@ ROWS = (
         74,
         "B",
         "coco_grounding_train is CocoGrounding on DATASET/coco",
-        ("tests/config/test_paths_catalog.py::test_every_built_in_name_has_its_factory",),
+        (
+            "tests/config/test_paths_catalog.py::test_every_built_in_name_has_its_factory",
+            "tests/config/test_paths_catalog.py::test_arguments_are_paths_under_the_first_root",
+        ),
     ),
     Row(75, "B", "the 256 token ids of the COCO prompt", ("tests/text/test_tokenizer.py::test_coco_prompt",)),
     Row(
