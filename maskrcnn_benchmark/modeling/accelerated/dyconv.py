@@ -176,11 +176,17 @@ class AcceleratedDyConv:
             return f"the hidden layer of its activation has {len(relu.fc[0].bias)} channels, not a power of 2"
         return None
 
-    def __call__(self, visual: Tensor, shape: PyramidShape, norm: LayerNormWeights | None = None) -> Tensor:
-        """visual (B, N, C) -> the new levels (B, N, C), with `norm` normalised over the channels."""
+    def __call__(
+        self, visual: Tensor, shape: PyramidShape, norm: LayerNormWeights | None = None, plan: LayerPlan | None = None
+    ) -> Tensor:
+        """visual (B, N, C) -> the new levels (B, N, C), with `norm` normalised over the channels.
+
+        plan: `layer_plan` of the shape, where the caller keeps it.
+        """
         if not runs_kernels(visual):
             return self._plain(visual, shape, norm)
-        plan = layer_plan(shape, visual.device, self.tuning.block_rows)
+        if plan is None:
+            plan = layer_plan(shape, visual.device, self.tuning.block_rows)
         offsets = self.predict_offsets(visual, plan)
         raw, partials = self.convolve(visual, offsets, plan)
         sums, coefficients = self.summarize(partials, plan)

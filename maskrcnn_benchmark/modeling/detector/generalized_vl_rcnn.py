@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.modeling.accelerated.frozen_images import FrozenImageEncoder
+from maskrcnn_benchmark.modeling.accelerated.frozen_parts import FrozenImageEncoder, accelerate_frozen_layers
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs, why_not_recorded
@@ -135,8 +135,8 @@ class GeneralizedVLRCNN(nn.Module):
         """Records the network as CUDA graphs in training, where shapes come again; returns the model.
 
         That saves the time of launching thousands of kernels, which is more than computing takes for small batches.
-        The backward pass of a call must come before the next call. A frozen image encoder then runs under autocast as
-        in accelerated inference, but for features that are remembered. On a CPU nothing changes.
+        The backward pass of a call must come before the next call. Under autocast frozen parts run in their fast forms,
+        but for features that are remembered: see `accelerated.frozen_parts`. On a CPU nothing changes.
 
         Raises: ValueError where the network cannot be recorded.
         """
@@ -146,6 +146,7 @@ class GeneralizedVLRCNN(nn.Module):
         self.training_graphs = TrainingGraphs(self, self.raw_predictions) if is_on else None
         self.encoded_graphs = TrainingGraphs(self, self.predictions_of_encoded) if is_on else None
         self.frozen_images = FrozenImageEncoder(self.backbone) if is_on else None
+        accelerate_frozen_layers(self.rpn, is_on)
         return self
 
     def _accelerated(self):
@@ -430,9 +431,8 @@ class GeneralizedVLRCNN(nn.Module):
         """Text features and, in `others`, pictures (B, 3, H, W) or all of their levels (B, C, H_l, W_l), then the
         aggregate (B, D) of the text where it has one -> predictions before loss or selection, text masks.
         """
-        aggregate = others[-1] if others[-1].dim() == 2 else None
         pictures = [picture for picture in others if picture.dim() == 4]
-        text = TextFeatures(aggregate, embedded, masks, hidden)
+        text = TextFeatures(others[-1] if others[-1].dim() == 2 else None, embedded, masks, hidden)
         if len(pictures) > 1:
             return self.rpn.predict(tuple(pictures), text, None), masks
         return self._predict(pictures[0], text)

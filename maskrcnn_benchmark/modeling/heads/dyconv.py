@@ -1,5 +1,7 @@
 """Dynamic convolution over a feature pyramid (Dynamic Head, arXiv:2106.08322): scale, spatial and task awareness."""
 
+from collections.abc import Callable, Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,7 +64,12 @@ class DyConv(nn.Module):
 
     Args: use_dyfuse: scale attention; use_dyrelu: DyReLU instead of ReLU; use_deform: deformable convolutions;
         norm, num_groups: as `Conv3x3Norm`.
+    Attributes:
+        frozen_form: levels -> the new levels, or None where it cannot compute them: asked first in training; see
+            `modeling.accelerated.frozen_parts`.
     """
+
+    frozen_form: Callable[[Sequence[Tensor]], list[Tensor] | None] | None = None
 
     def __init__(
         self,
@@ -135,4 +142,5 @@ class DyConv(nn.Module):
         return [self.relu(self._mix(levels, l)) for l in range(len(levels))]
 
     def forward(self, state: TowerState) -> TowerState:
-        return state._replace(visual=self.mix_levels(list(state.visual)))
+        levels = self.frozen_form(state.visual) if self.training and self.frozen_form is not None else None
+        return state._replace(visual=self.mix_levels(list(state.visual)) if levels is None else levels)

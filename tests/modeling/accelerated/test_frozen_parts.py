@@ -1,4 +1,4 @@
-"""A frozen image encoder in recorded training: accelerated where it may be, and of the same numbers as the modules.
+"""Frozen parts in recorded training: accelerated where they may be, and of the same numbers as the plain modules.
 
 On a CPU the accelerated modules compute by the definitions of their kernels, see `accelerated`.
 """
@@ -8,11 +8,14 @@ from copy import deepcopy
 import pytest
 import tiny_detector
 import torch
+from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.engine.feature_cache import FeatureCache
 from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
-from maskrcnn_benchmark.modeling.accelerated import frozen_images
+from maskrcnn_benchmark.modeling.accelerated import frozen_parts
+from maskrcnn_benchmark.modeling.accelerated.dyconv import AcceleratedDyConv
 from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity
+from maskrcnn_benchmark.modeling.heads.dyconv import DyConv
 from maskrcnn_benchmark.ops.kernels import triton_support
 
 MODES = ("linear_prob", "language_prompt_v1", "language_prompt_v2", "language_prompt_v4_fixed")
@@ -76,6 +79,19 @@ def loss_and_gradients(model, arguments):
     return {name: value.detach() for name, value in losses.items()}, gradients
 
 
+@pytest.fixture
+def layers(monkeypatch):
+    """The list to which every run of an accelerated layer of the tower adds the type of its numbers."""
+    runs, call = [], AcceleratedDyConv.__call__
+
+    def counted(self, visual, *arguments, **options):
+        runs.append(visual.dtype)
+        return call(self, visual, *arguments, **options)
+
+    monkeypatch.setattr(AcceleratedDyConv, "__call__", counted)
+    return runs
+
+
 def plain_twin(model):
     """A copy whose steps are neither recorded nor accelerated."""
     return deepcopy(model).use_training_graphs(False)
@@ -115,7 +131,7 @@ def test_levels_err_no_more_than_those_of_the_modules(build, accelerated):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_trained_gets_the_same_gradients(build, accelerated, mode):
+def test_what_is_trained_gets_the_same_gradients(build, accelerated, layers, mode):
     model = build(mode)
     plain = plain_twin(model)
     runs, plain_runs = runs_of_the_body(model), runs_of_the_body(plain)
@@ -124,6 +140,8 @@ def test_what_is_trained_gets_the_same_gradients(build, accelerated, mode):
         with half():
             assert_same_training(loss_and_gradients(model, batch(seed)), exact)
     assert (len(runs), len(plain_runs)) == (0, 2)
+    # Before those of a linear probe nothing is trained. There are two.
+    assert layers == ([torch.float16] * 4 if mode == "linear_prob" else [])
 
 
 @pytest.mark.parametrize(
@@ -143,7 +161,7 @@ def test_what_is_trained_or_has_no_accelerated_form_runs_plainly(build, accelera
     assert len(runs) == 1
 
 
-def test_only_recorded_steps_under_autocast_on_a_gpu_are_accelerated(build, monkeypatch):
+def test_only_recorded_steps_under_autocast_on_a_gpu_are_accelerated(build, monkeypatch, layers):
     model = build("linear_prob")
     runs = runs_of_the_body(model)
     with half():
@@ -152,46 +170,73 @@ def test_only_recorded_steps_under_autocast_on_a_gpu_are_accelerated(build, monk
     monkeypatch.setattr(triton_support, "runs_kernels", lambda tensor: True)
     model(*batch(1))
     assert len(runs) == 2, "there is no autocast"
+    assert not layers
     with half():
         model(*batch(1))
-        assert len(runs) == 2
+        assert len(runs) == 2 and len(layers) == 2
+        model.eval()(batch(1)[0], captions=CAPTIONS, positive_map={1: [1]})
+        assert len(runs) == 3 and len(layers) == 2, "this was no training"
+        runs.clear()
+        model.train()
         model.backbone.fpn.requires_grad_(True)
         model(*batch(1))
-        assert len(runs) == 3, "the pyramid is trained"
+        assert len(runs) == 1, "the pyramid is trained"
         model.train()
         model.backbone.body.train()
         model(*batch(1))
-        assert len(runs) == 4, "the body draws random numbers"
+        assert len(runs) == 2, "the body draws random numbers"
+        layers.clear()
+        next(one for one in model.rpn.head.dyhead_tower if isinstance(one, DyConv)).requires_grad_(True)
+        model(*batch(1))
+        assert not layers, "the first layer is trained, and what it gives to the second has a gradient"
+        runs.clear()
         model.train().use_training_graphs(False)(*batch(1))
-        assert len(runs) == 5, "steps are not recorded"
+        assert len(runs) == 1 and not layers, "steps are not recorded"
 
 
 def test_weights_are_prepared_once_and_anew_when_they_changed(build, accelerated):
     model, images = build("language_prompt_v2"), pictures()
     with half():
         before = model.frozen_images(images)
-        prepared = model.frozen_images._prepared["fp16"]
+        prepared = model.frozen_images.forms._prepared["fp16"]
         model.eval().train()
-        assert model.frozen_images(images) and model.frozen_images._prepared["fp16"] is prepared
+        assert model.frozen_images(images) and model.frozen_images.forms._prepared["fp16"] is prepared
         copied = deepcopy(model)
-        assert copied.frozen_images.backbone is copied.backbone and not copied.frozen_images._prepared
+        tower = copied.rpn.head.dyhead_tower
+        assert all(layer.frozen_form.layer is layer for layer in tower if isinstance(layer, DyConv))
+        assert copied.frozen_images.backbone is copied.backbone and not copied.frozen_images.forms._prepared
         other = tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5)
         model.load_state_dict(other.state_dict())
         after, expected = model.frozen_images(images), other.frozen_images(images)
     for level, same, old in zip(after.levels, expected.levels, before.levels, strict=True):
         assert torch.equal(level, same) and not torch.equal(level, old)
     model.forget_prepared_weights()  # as after changes that PyTorch does not count
-    assert not model.frozen_images._prepared
+    assert not model.frozen_images.forms._prepared
 
 
 def test_nothing_is_prepared_in_a_recording(build, accelerated, monkeypatch):
     model, images = build("linear_prob"), pictures()
     answers = []
     for is_recording in (True, False, True):
-        monkeypatch.setattr(frozen_images, "_is_recording", lambda images, answer=is_recording: answer)
+        monkeypatch.setattr(frozen_parts, "_is_recording", lambda images, answer=is_recording: answer)
         with half():
             answers.append(model.frozen_images(images) is not None)
     assert answers == [False, True, True]
+
+
+def test_kernels_of_a_layer(build):
+    """The kernels themselves, interpreted, with the tables that the layer keeps for recordings."""
+    layer = next(module for module in build("linear_prob").rpn.head.dyhead_tower if isinstance(module, DyConv))
+    generator = torch.Generator().manual_seed(1)
+    levels = [torch.randn(1, 16, *size, generator=generator) for size in ((8, 11), (4, 6), (2, 3))]
+    with torch.no_grad():
+        expected = layer.mix_levels(levels)
+    with half(), interpreted_kernels():
+        found = layer.frozen_form(levels)
+    assert len(layer.frozen_form._plans) == 1
+    for level, other in zip(found, expected, strict=True):
+        assert level.dtype == torch.float16 and level.is_contiguous()
+        assert (level - other).norm() <= 5e-3 * other.norm()
 
 
 def test_recordings_are_forgotten_when_frozen_weights_change(build):
