@@ -58,7 +58,7 @@ class PhraseRecall(Evaluator):
         Args:
             sentence_id: a sentence that comes again is ignored.
             predictions: for each phrase boxes (N, 4) xyxy, best first; N may be 0.
-            ground_truth: for each phrase boxes (G, 4) of its things, in the same pixels, G > 0.
+            ground_truth: for each phrase boxes (G, 4) of its things, in the same pixels; without any it does not count.
             types: for each phrase the kinds that it counts for beside "all".
         Raises: ValueError when the numbers of phrases differ.
         """
@@ -69,10 +69,11 @@ class PhraseRecall(Evaluator):
             )
         types = [()] * len(ground_truth) if types is None else types
         ranks = [
-            self._first_hit(found.cpu().double(), wanted.cpu().double())
-            for found, wanted in zip(predictions, ground_truth, strict=True)
+            (self._first_hit(found.cpu().double(), wanted.cpu().double()), tuple(names))
+            for found, wanted, names in zip(predictions, ground_truth, types, strict=True)
+            if len(wanted)
         ]
-        self._items.setdefault(sentence_id, list(zip(ranks, map(tuple, types), strict=True)))
+        self._items.setdefault(sentence_id, ranks)
 
     def _first_hit(self, boxes: Tensor, wanted: Tensor) -> int | None:
         """Number of better boxes before the first right one, None if no box is right."""
@@ -122,7 +123,7 @@ def phrase_texts(record: Mapping[str, Any]) -> dict[int, str]:
 
 
 def phrase_ground_truth(record: Mapping[str, Any], annotations: Sequence[Mapping[str, Any]]) -> list[Tensor]:
-    """For every phrase of `tokens_positive_eval` the boxes (G, 4) xyxy of the annotations that it names.
+    """For every phrase of `tokens_positive_eval` the boxes (G, 4) xyxy of the annotations that it names, G may be 0.
 
     An annotation belongs to the phrase whose spans equal its own, or else to every phrase whose characters it shares.
     """
@@ -132,9 +133,8 @@ def phrase_ground_truth(record: Mapping[str, Any], annotations: Sequence[Mapping
     for phrase in phrases:
         equal = [annotation for annotation, spans in zip(annotations, named, strict=True) if spans == phrase]
         chosen = equal or [a for a, spans in zip(annotations, named, strict=True) if _share_characters(spans, phrase)]
-        if not chosen:
-            raise ValueError(f"sentence {record['id']}: no annotation for the phrase at {sorted(phrase)}")
-        boxes.append(torch.tensor([_xyxy(annotation["bbox"]) for annotation in chosen], dtype=torch.float32))
+        corners = [_xyxy(annotation["bbox"]) for annotation in chosen]
+        boxes.append(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4))
     return boxes
 
 

@@ -65,5 +65,13 @@ def test_ground_truth_of_phrases():
     ]
     first, second = phrase_ground_truth(record, annotations)
     assert first.tolist() == [[5, 6, 12, 14]] and second.tolist() == [[1, 2, 4, 6], [0, 0, 1, 1]]
-    with pytest.raises(ValueError, match="sentence 3: no annotation for the phrase at"):
-        phrase_ground_truth(record, annotations[:1])
+    nothing, only = phrase_ground_truth(record, annotations[:1])
+    assert nothing.shape == (0, 4) and only.tolist() == [[1, 2, 4, 6]]
+
+
+@pytest.mark.parametrize("merge_boxes", [False, True])
+def test_phrase_without_a_thing_does_not_count(merge_boxes):
+    recall = PhraseRecall(merge_boxes=merge_boxes)
+    recall.update(1, [ANIMAL, ANIMAL], [torch.zeros(0, 4), ANIMAL], [["people"], ["animals"]])
+    assert recall.num_phrases == 1 and recall.summarize()["Upper_bound_all"] == 1.0
+    assert "Recall@1_people" not in recall.summarize()
