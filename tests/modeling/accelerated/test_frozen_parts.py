@@ -104,14 +104,17 @@ def runs_of_the_body(model):
     return runs
 
 
-def assert_same_training(ours, theirs):
-    """Losses, and gradients all together, of which rounding to 16 bits changes some percent in so small a network."""
-    torch.testing.assert_close(ours[0], theirs[0], rtol=5e-3, atol=1e-4)
+def assert_same_training(ours, theirs, limit=0.1):
+    """Losses, and gradients all together, of which rounding to 16 bits changes some percent in so small a network.
+
+    That of a prompt changes most; with another image encoder it is another one altogether, by more than its length.
+    """
+    torch.testing.assert_close(ours[0], theirs[0], rtol=2e-3, atol=1e-4)
     assert ours[1].keys() == theirs[1].keys()
     flat, expected = (
         torch.cat([gradients[name].flatten() for name in theirs[1]]) for gradients in (ours[1], theirs[1])
     )
-    assert float((flat - expected).norm()) <= 0.1 * float(expected.norm())
+    assert float((flat - expected).norm()) <= limit * float(expected.norm())
 
 
 @torch.no_grad()
@@ -282,8 +285,8 @@ class TestOnAGpu:
             with torch.autocast("cuda", dtype):
                 ours, theirs = (loss_and_gradients(one, batch(seed, "cuda")) for one in (model, plain))
             if dtype == torch.float16:
-                assert_same_training(ours, theirs)
-            torch.testing.assert_close(ours[0], theirs[0], rtol=5e-2, atol=1e-3)
+                assert_same_training(ours, theirs, limit=0.3)
+            torch.testing.assert_close(ours[0], theirs[0], rtol=1e-2, atol=1e-3)
             for optimizer in optimizers:
                 optimizer.step()
         assert not runs and len(model.training_graphs) + len(model.encoded_graphs) == 1
@@ -297,12 +300,11 @@ class TestOnAGpu:
             model.load_state_dict(tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5).state_dict())
             plain = plain_twin(model)
             for seed in (1, 2, 3, 4, 5):
-                assert_same_training(
-                    loss_and_gradients(model, batch(seed, "cuda")), loss_and_gradients(plain, batch(seed, "cuda"))
-                )
+                ours, theirs = (loss_and_gradients(one, batch(seed, "cuda")) for one in (model, plain))
+                assert_same_training(ours, theirs, limit=0.3)
         after, _ = loss_and_gradients(plain, batch(1, "cuda"))
         assert len(model.encoded_graphs) == 1
-        assert any(not torch.allclose(after[name], before[name], rtol=0.05) for name in before)
+        assert any(not torch.allclose(after[name], before[name], rtol=0.01) for name in before)
 
     def test_evaluation_between_replays_changes_nothing(self, build):
         model = build("linear_prob").cuda()
