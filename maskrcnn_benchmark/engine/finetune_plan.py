@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from maskrcnn_benchmark.config import CfgNode, default_config
-from maskrcnn_benchmark.config.loading import resolve_config_file
+from maskrcnn_benchmark.config.loading import REPOSITORY_ROOT, resolve_config_file
 from maskrcnn_benchmark.engine.finetune_arguments import Shots, parse_all_shots, parse_seeds
 from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE, read_tag
@@ -92,9 +92,9 @@ def task_files(patterns: str) -> list[Path]:
     """
     files: dict[str, Path] = {}
     for pattern in filter(None, (part.strip() for part in patterns.split(","))):
-        found = sorted(glob.glob(pattern))
+        found = sorted(glob.glob(pattern)) or sorted(glob.glob(str(REPOSITORY_ROOT / pattern)))
         if not found:
-            found = [str(resolve_config_file(pattern))]  # beside the package, or an error that says where it looked
+            found = [str(resolve_config_file(pattern))]  # an error that says where it looked
         for path in found:
             files.setdefault(os.path.abspath(path), Path(path))
     return [*files.values()]

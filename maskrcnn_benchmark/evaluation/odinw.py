@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from prettytable import PrettyTable
 
+from maskrcnn_benchmark.config.loading import REPOSITORY_ROOT
 from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 
 ODINW_13 = (
@@ -51,10 +52,14 @@ class Run(NamedTuple):
 def task_files(collection: str, folder: str | os.PathLike[str] = "configs") -> list[Path]:
     """Configuration files of the tasks of "odinw_13" or "odinw_35".
 
+    Args:
+        folder: a relative one is looked for in the working directory, then in the folder that holds the package.
     Raises: ValueError for another collection, FileNotFoundError for files that are not in the folder.
     """
     if collection not in COLLECTIONS:
         raise ValueError(f"collection {collection!r}: known are {', '.join(COLLECTIONS)}")
+    if not Path(folder, collection).is_dir() and Path(REPOSITORY_ROOT, folder, collection).is_dir():
+        folder = REPOSITORY_ROOT / folder
     files = [Path(folder, collection, f"{task}.yaml") for task in COLLECTIONS[collection]]
     if missing := [path for path in files if not path.is_file()]:
         raise FileNotFoundError(f"{len(missing)} of {len(files)} task files are missing, the first: {missing[0]}")

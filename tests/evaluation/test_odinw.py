@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from maskrcnn_benchmark.engine.finetune_plan import task_files as tuning_files
 from maskrcnn_benchmark.evaluation.odinw import (
     ODINW_13,
     ODINW_35,
@@ -47,6 +48,17 @@ def test_collections_are_the_files_of_the_tasks():
         task_files("odinw")
     with pytest.raises(FileNotFoundError, match="13 of 13 task files are missing, the first: nowhere"):
         task_files("odinw_13", "nowhere")
+
+
+def test_collections_are_found_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert len(task_files("odinw_13")) == 13
+    assert len(tuning_files("configs/odinw_13/*.yaml")) == 13 and len(tuning_files("configs/lvis/val.yaml")) == 1
+    (tmp_path / "configs/odinw_13").mkdir(parents=True)
+    (tmp_path / "configs/odinw_13/own.yaml").touch()
+    assert [path.name for path in tuning_files("configs/odinw_13/*.yaml")] == ["own.yaml"]
+    with pytest.raises(FileNotFoundError, match="13 of 13 task files are missing"):
+        task_files("odinw_13")
 
 
 def test_mean_and_median(results):
