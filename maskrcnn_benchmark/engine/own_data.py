@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers import PreTrainedTokenizerBase
+
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.engine.finetune import RESULT_FILE
 from maskrcnn_benchmark.engine.model_files import find_model
@@ -18,7 +20,7 @@ from maskrcnn_benchmark.engine.own_annotations import (
     classes_without_boxes,
 )
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
-from maskrcnn_benchmark.text.class_names import listed
+from maskrcnn_benchmark.text.class_names import listed, shown
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
 from maskrcnn_benchmark.utils.complete_files import atomic_path
@@ -250,15 +252,35 @@ def _shortened(text: str, length: int = 200) -> str:
 def _prompt_settings(own: OwnData, cfg: CfgNode, classes: list[str], choices: dict[str, str]) -> dict[str, Any]:
     """All classes in the order of their labels where they fit into one prompt, else a sample for each picture."""
     language = cfg.MODEL.LANGUAGE_BACKBONE
+    tokenizer, limit = build_tokenizer(language.TOKENIZER_TYPE), language.MAX_QUERY_LEN
+    for name in classes:
+        tokens = _num_tokens(name, tokenizer)
+        if tokens > limit:
+            raise ValueError(
+                f"'{own.annotations}': the class name {shown(name)} takes {tokens} tokens, of which a prompt holds "
+                f"{limit}: shorten it"
+            )
     caption = ". ".join(classes)
-    tokens = len(build_tokenizer(language.TOKENIZER_TYPE)(caption, verbose=False)["input_ids"])
-    if tokens <= language.MAX_QUERY_LEN:
+    tokens = _num_tokens(caption, tokenizer)
+    if tokens <= limit:
         choices["prompt"] = _shortened(caption)
         return {"DATASETS.DISABLE_SHUFFLE": True, "DATASETS.RANDOM_SAMPLE_NEG": -1}
     if own.mode == "prompt":
         raise ValueError(
             f"the names of {len(classes)} classes take {tokens} tokens, of which a prompt holds "
-            f"{language.MAX_QUERY_LEN}: a learnt prompt belongs to one text; use --mode linear or full"
+            f"{limit}: a learnt prompt belongs to one text; use --mode linear or full"
         )
-    choices["prompt"] = f"{tokens} tokens are too many: the classes of a picture and {SAMPLED_NEGATIVES} others"
-    return {"DATASETS.DISABLE_SHUFFLE": False, "DATASETS.RANDOM_SAMPLE_NEG": SAMPLED_NEGATIVES}
+    choices["prompt"] = (
+        f"{tokens} tokens are too many: the classes of a picture and up to {SAMPLED_NEGATIVES} others, as far as they "
+        f"fit into {limit}"
+    )
+    return {
+        "DATASETS.DISABLE_SHUFFLE": False,
+        "DATASETS.RANDOM_SAMPLE_NEG": SAMPLED_NEGATIVES,
+        "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING": True,
+        "DATASETS.NEG_POOL": "clean",
+    }
+
+
+def _num_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> int:
+    return len(tokenizer(text, verbose=False)["input_ids"])

@@ -24,6 +24,7 @@ from maskrcnn_benchmark.engine.own_data import (
 )
 from maskrcnn_benchmark.engine.own_tuning import predict_command, tune_on_own_data
 from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.weight_files import save_weights
 
 SMALL = ("INPUT.MIN_SIZE_TRAIN", 64, "INPUT.MIN_SIZE_TEST", 64, "AUGMENT.MULT_MIN_SIZE_TRAIN", (64,))
@@ -154,7 +155,7 @@ BAD = {
     "a batch of more than there is": (lambda data: data, "--batch-size 100 is more than the 6 pictures"),
     "a name of 80 tokens": (
         lambda data: change(data, categories=lambda c: c[0].update(name=" ".join(["star"] * 80))),
-        "a learnt prompt belongs to one text",
+        "tokens, of which a prompt holds",
     ),
 }
 
@@ -200,6 +201,29 @@ def test_the_text_of_training_is_that_of_the_adapter_and_of_validation(data, mod
     loaders = checked_loaders(cfg)
     assert loaders.train.dataset.prompt.caption_in_order()[0] == "cup. dog"
     assert list(plain_dataset(loaders.validation).categories().values()) == ["cup", "dog"]
+
+
+def test_more_classes_than_a_prompt_holds(data, model, tmp_path):
+    """A picture's prompt has all its classes and fits; the last classes of the list are trained like the first."""
+    names = [f"thing number {number}" for number in range(30)]
+    change(data, categories=lambda c: c.extend({"id": 3 + i, "name": n} for i, n in enumerate(names)))
+    change(data, annotations=lambda a: [one.update(category_id=32) for one in a if one["category_id"] == 2])
+    cfg, _, classes, choices = plan_own_data(own(data, model, tmp_path, mode="linear"))
+    assert len(classes) == 32 and "are too many: the classes of a picture and up to" in choices["prompt"]
+    dataset, language = checked_loaders(cfg).train.dataset, cfg.MODEL.LANGUAGE_BACKBONE
+    tokenizer = build_tokenizer(language.TOKENIZER_TYPE)
+    for index in range(len(dataset)):
+        _, target, _ = dataset[index]
+        assert len(tokenizer(target.get_field("caption"))["input_ids"]) <= language.MAX_QUERY_LEN
+        assert len(target) and target.get_field("positive_map").any(1).all()
+    with pytest.raises(ValueError, match="a learnt prompt belongs to one text; use --mode linear or full"):
+        plan_own_data(own(data, model, tmp_path, mode="prompt"))
+
+
+def test_a_name_that_no_prompt_holds(data, model, tmp_path):
+    change(data, categories=lambda c: c[0].update(name=" ".join(["star"] * 80)))
+    with pytest.raises(ValueError, match="the class name 'star star .*takes .* tokens, of which a prompt holds 48"):
+        plan_own_data(own(data, model, tmp_path, mode="linear"))
 
 
 def test_results_for_other_annotations_are_not_shown_again(data, model, tmp_path, capsys):
