@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from maskrcnn_benchmark.data.picture_files import describe_missing
 from maskrcnn_benchmark.engine import evaluation_run
 from maskrcnn_benchmark.engine import inference as inference_module
 from maskrcnn_benchmark.engine.evaluation_run import named_files, task_configurations
-from maskrcnn_benchmark.engine.prediction_store import PATTERN
+from maskrcnn_benchmark.engine.prediction_store import PATTERN, PredictionStore
 from maskrcnn_benchmark.evaluation.odinw import ODINW_13, task_files
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 
@@ -302,6 +303,22 @@ def test_augmentation_over_several_prompts(place):
     assert evaluate(place, *words, "TEST.SPECIAL_NMS", "vote") == 0
     rows = found(folder(place))
     assert {row["category_id"] for row in rows} == {3, 7, 11} and {row["image_id"] for row in rows} == {2, 5, 9}
+
+
+@pytest.mark.parametrize("task", ["configs/flickr/test.yaml", "configs/lvis/minival.yaml"])
+def test_augmentation_of_sentences_and_of_lvis(place, task):
+    """Several sentences on a picture in a batch, left and right in one of them; several prompts."""
+    write_flickr(place.folder)
+    write_lvis(place.folder)
+    words = ("TEST.USE_MULTISCALE", True, "TEST.SCALES", (64, 96), "TEST.RANGES", (), "TEST.IMS_PER_BATCH", 2)
+    kind = "grounding" if "flickr" in task else "detection"
+    words += ("TEST.EVAL_TASK", kind, "TEST.CHUNKED_EVALUATION", 4)
+    assert evaluate(place, "--task_config", task, *words) == 0
+    (path,) = (place.folder / "out/eval/tiny/inference").glob("*/metrics.json")
+    figures = json.loads(path.read_text())
+    assert "Recall@1_animals" in figures if kind == "grounding" else "APr" in figures["bbox"]
+    with closing(PredictionStore(path.parent / "predictions")) as store:
+        assert len(store) == (6 if kind == "grounding" else 5) and min(len(boxes) for _, boxes in store) > 0
 
 
 def test_classes_with_descriptions(place, capsys):
