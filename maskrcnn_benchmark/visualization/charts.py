@@ -7,7 +7,8 @@ from maskrcnn_benchmark.visualization.draw import Color, phrase_color
 
 FONT = 'font-family="sans-serif" font-size="12"'
 INK, FAINT, GRID, BAR = "#222", "#777", "#ddd", "#0082c8"
-LETTER_WIDTH = 7  # pixels of a letter at this font size, roughly
+NARROW, BROAD = "fijlrtI.,:;!|'()[]-/ ", "mwMW@%"
+LONGEST_LABEL = 170  # pixels of a name beside a table
 WIDTH = 560  # pixels of a chart of lines or bars
 LEFT, TOP, BOTTOM = 56, 16, 44  # pixels around the plot of a line chart
 BAR_HEIGHT, CELL = 18, 34  # pixels
@@ -44,13 +45,12 @@ def line_chart(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_t
 
 def bar_chart(values: Mapping[str, float]) -> str:
     """A horizontal bar for every value in 0..1, with its name and number."""
-    label = min(WIDTH // 2, 12 + LETTER_WIDTH * max((len(name) for name in values), default=0))
-    longest = max(1, label // LETTER_WIDTH)
+    label = min(WIDTH // 2, 12 + _longest(values))
     room = WIDTH - label - 60
     parts = []
     for number, (name, value) in enumerate(values.items()):
         y = number * BAR_HEIGHT
-        parts.append(_text(label - 6, y + 13, _shortened(name, longest), anchor="end", title=name))
+        parts.append(_text(label - 6, y + 13, _shortened(name, label - 12), anchor="end", title=name))
         length = round(room * min(max(value, 0.0), 1.0), 1)
         parts.append(f'<rect x="{label}" y="{y + 3}" width="{length}" height="{BAR_HEIGHT - 6}" fill="{BAR}"/>')
         parts.append(_text(label + length + 6, y + 13, f"{value:.3f}", anchor="start"))
@@ -59,19 +59,17 @@ def bar_chart(values: Mapping[str, float]) -> str:
 
 def heat_map(rows: Sequence[str], columns: Sequence[str], counts: Sequence[Sequence[int]]) -> str:
     """A table of counts; the darker a cell, the larger its share of the row."""
-    longest = 24
-    left = 14 + LETTER_WIDTH * min(longest, max((len(name) for name in rows), default=0))
-    top = 14 + LETTER_WIDTH * min(longest, max((len(name) for name in columns), default=0))
+    left, top = (14 + min(LONGEST_LABEL, _longest(names)) for names in (rows, columns))
     parts = []
     for number, name in enumerate(columns):
         x = left + CELL * number + CELL / 2 + 4
         parts.append(
             f'<text {FONT} fill="{INK}" transform="translate({x} {top - 6}) rotate(-90)">'
-            f"{escape(_shortened(name, longest))}<title>{escape(name)}</title></text>"
+            f"{escape(_shortened(name, LONGEST_LABEL))}<title>{escape(name)}</title></text>"
         )
     for row, name in enumerate(rows):
         y = top + CELL * row
-        parts.append(_text(left - 6, y + CELL / 2 + 4, _shortened(name, longest), anchor="end", title=name))
+        parts.append(_text(left - 6, y + CELL / 2 + 4, _shortened(name, LONGEST_LABEL), anchor="end", title=name))
         total = sum(counts[row])
         for column, count in enumerate(counts[row]):
             share = count / total if total else 0.0
@@ -101,8 +99,26 @@ def _hex(color: Color) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
-def _shortened(text: str, length: int) -> str:
-    return text if len(text) <= length else f"{text[: max(1, length - 1)]}\N{HORIZONTAL ELLIPSIS}"
+def _width(text: str) -> float:
+    """Pixels of a text at the font size of the charts in a broad font, rather too many than too few."""
+    return sum(
+        6 if letter in NARROW else 12 if letter in BROAD or not letter.isascii() else 9.5 if letter.isupper() else 8
+        for letter in text
+    )
+
+
+def _longest(names: Iterable[str]) -> int:
+    return round(max(map(_width, names), default=0))
+
+
+def _shortened(text: str, room: float) -> str:
+    """The text, or as much of it as fits into so many pixels."""
+    if _width(text) <= room + 0.5:
+        return text
+    length = len(text) - 1
+    while length > 1 and _width(text[:length]) + 12 > room:
+        length -= 1
+    return f"{text[:length]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: int = 1) -> str:

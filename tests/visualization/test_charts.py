@@ -30,6 +30,16 @@ def test_bars_are_as_long_as_their_values():
     assert "0.250" in texts(root) and any(text.endswith("\N{HORIZONTAL ELLIPSIS}") for text in texts(root))
 
 
+@pytest.mark.parametrize(
+    ("name", "pixels"), [("mushroom", 64.5), ("WWWW", 47.6), ("illicit", 24.2), ("\u8611\u83c7", 24)]
+)
+def test_names_have_room_beside_their_bars(name, pixels):
+    """Their widths in DejaVu Sans, which browsers without other fonts take."""
+    root = ElementTree.fromstring(bar_chart({name: 0.5}))
+    text, (bar,) = next(root.iter(f"{SVG}text")), root.iter(f"{SVG}rect")
+    assert text.text == name and pixels < float(text.get("x")) < float(bar.get("x"))
+
+
 def test_heat_map_shades_by_the_share_of_the_row():
     root = ElementTree.fromstring(heat_map(["cat", "dog"], ["cat", "dog", "(nothing)"], [[3, 1, 0], [0, 0, 2500]]))
     colors = [cell.get("fill") for cell in root.iter(f"{SVG}rect")]
