@@ -16,10 +16,13 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 PROSE = re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)
 COMMAND_LINES = re.findall(r"^    (\S.*)$", TEXT, re.MULTILINE)
+IN_PROSE = [" ".join(text.split()) for text in re.findall(r"`(glip (?:data|prompt|predict --image) [^`]+)`", PROSE)]
 CODE = re.findall(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("line", [line for line in COMMAND_LINES if line.startswith("glip ") and "--help" not in line])
+@pytest.mark.parametrize(
+    "line", IN_PROSE + [line for line in COMMAND_LINES if line.startswith("glip ") and "--help" not in line]
+)
 def test_glip_commands_parse(line):
     _, name, *arguments = shlex.split(line, comments=True)
     parser = Parser(prog="glip")
