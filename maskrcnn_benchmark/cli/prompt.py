@@ -1,9 +1,11 @@
 """``glip prompt``: which words find a class best, on a few annotated pictures."""
 
 import argparse
+import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from maskrcnn_benchmark.cli.console import OK, CommandError, write
+from maskrcnn_benchmark.cli.console import OK, CommandError, check_output_folder, write
 from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector
 
 _EXAMPLES = """examples:
@@ -39,18 +41,25 @@ def run(args: argparse.Namespace) -> int:
     for path, option in ((args.data, "--data"), (args.images, "--images")):
         if not path.exists():
             raise CommandError(f"{option} '{path}' is not there")
+    if args.output is not None:
+        check_output_folder(args.output.parent, "--output")
+        if args.output.is_dir():
+            raise CommandError(f"--output '{args.output}' is a folder, not a file")
     from prettytable import PrettyTable
     from tqdm import tqdm
 
     from maskrcnn_benchmark.data.datasets.coco import COCODataset
+    from maskrcnn_benchmark.engine.own_annotations import checked_annotations
     from maskrcnn_benchmark.engine.prompt_search import PromptSearch, read_candidates, write_caption_prompt
-    from maskrcnn_benchmark.text.class_names import clean_name
 
-    dataset = COCODataset(str(args.data), str(args.images), True)
+    content = checked_annotations(args.data, args.images, sorts_categories=False)
+    with TemporaryDirectory() as folder:
+        path = Path(folder, args.data.name)
+        path.write_text(json.dumps(content), encoding="utf-8")
+        dataset = COCODataset(path, args.images, True)
     if args.max_pictures is not None:
         dataset.ids = dataset.ids[: args.max_pictures]
-    names = [clean_name(name) for name in dataset.categories().values()]
-    candidates = read_candidates(args.candidates, names)
+    candidates = read_candidates(args.candidates, [category["name"] for category in content["categories"]])
 
     def progress(title: str):
         return lambda items, total: tqdm(items, total=total, desc=title, disable=None, leave=False)

@@ -45,17 +45,17 @@ def read_annotations(path: Path) -> Content:
     return content
 
 
-def checked_annotations(path: Path, images: Path) -> Content:
+def checked_annotations(path: Path, images: Path, *, sorts_categories: bool = True) -> Content:
     """The images, annotations and categories of a file, with what training and evaluation need and nothing else.
 
-    Categories come in the order of their ids, without an entry for the background, under cleaned names; annotations
-    are numbered from 1, and those whose box has nothing inside the picture are left out; sizes that the file lacks are
-    those of the pictures in the folder `images`.
+    Categories come in the order of their ids (or else of the file), without an entry for the background, under cleaned
+    names; annotations are numbered from 1, and those whose box has nothing inside the picture are left out; sizes that
+    the file lacks are those of the pictures in the folder `images`.
     Raises: FileNotFoundError for pictures that are not there; ValueError that names what cannot be used.
     """
     content = read_annotations(path)
     pictures = _checked_images(content["images"], path, images)
-    categories = _checked_categories(content, path)
+    categories = _checked_categories(content, path, sorts_categories)
     return {
         "images": list(pictures.values()),
         "annotations": _checked_boxes(content["annotations"], pictures, categories, path),
@@ -108,8 +108,8 @@ def _check_sizes(found: Mapping[Any, Record], records: Sequence[Record], path: P
         logger.warning("'%s': %d images have no size, which is taken from their files", path, unknown)
 
 
-def _checked_categories(content: Mapping[str, Any], path: Path) -> dict[int, str]:
-    """Names by id in the order of ids."""
+def _checked_categories(content: Mapping[str, Any], path: Path, is_sorted: bool) -> dict[int, str]:
+    """Names by id, in the order of ids or of the file."""
     for number, category in enumerate(content["categories"]):
         if not _is_whole(category.get("id")):
             raise ValueError(
@@ -127,20 +127,21 @@ def _checked_categories(content: Mapping[str, Any], path: Path) -> dict[int, str
     ]
     if background:
         logger.warning("'%s': category %r has no box and is taken for the background", path, background[0].get("name"))
-    named = {c["id"]: c for c in content["categories"] if c not in background}
-    names = class_names({"categories": list(named.values())}, path)
-    return dict(zip(sorted(named), names, strict=True))
+    kept = [category for category in content["categories"] if category not in background]
+    if is_sorted:
+        kept.sort(key=lambda category: category["id"])
+    return dict(zip([category["id"] for category in kept], class_names(kept, path), strict=True))
 
 
 def _is_hashable(annotation: Mapping[str, Any]) -> bool:
     return isinstance(annotation.get("category_id"), int | str)
 
 
-def class_names(content: Mapping[str, Any], path: Path) -> list[str]:
-    """Cleaned names in the order of labels. Raises: ValueError for a name that is empty, missing or there twice."""
+def class_names(categories: Iterable[Record], path: Path) -> list[str]:
+    """Cleaned names. Raises: ValueError for a name that is empty, missing or there twice."""
     names: dict[str, Any] = {}
     cleaned = []
-    for category in sorted(content["categories"], key=lambda category: category["id"]):
+    for category in categories:
         name = category.get("name")
         if not isinstance(name, str) or not has_content(clean_name(name)):
             raise ValueError(f"'{path}': category {category['id']} is called {name!r}: give it a name with a word")

@@ -9,11 +9,12 @@ import torch
 import yaml
 
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
+from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
-from maskrcnn_benchmark.text.class_names import clean_name, has_content
+from maskrcnn_benchmark.text.class_names import clean_name, has_content, listed
 from maskrcnn_benchmark.text.prompt import build_prompts
 from maskrcnn_benchmark.utils.complete_files import atomic_path
 
@@ -61,7 +62,7 @@ def read_candidates(path: Path, names: Sequence[str]) -> dict[str, list[Phrase]]
             raise ValueError(f"'{path}': the data have no class {key!r}, only {', '.join(names[:20])}")
         if not isinstance(entries, list) or not entries:
             raise ValueError(f"'{path}': the candidates of {key!r} must be a list, not {entries!r}")
-        found[name] = [_phrase(entry, name, path) for entry in entries]
+        found.setdefault(name, []).extend(_phrase(entry, name, path) for entry in entries)
     return found
 
 
@@ -69,7 +70,10 @@ def _phrase(entry: Any, name: str, path: Path) -> Phrase:
     given = {"name": entry} if isinstance(entry, str) else entry
     if not isinstance(given, dict) or given.keys() - {"prefix", "name", "suffix"}:
         raise ValueError(f"'{path}': candidate {entry!r} of {name!r} is neither a text nor prefix, name and suffix")
-    phrase = {"prefix": "", "name": name, "suffix": ""} | {key: str(value) for key, value in given.items()}
+    if any(isinstance(value, list | dict) for value in given.values()):
+        raise ValueError(f"'{path}': candidate {entry!r} of {name!r} has parts that are no text")
+    parts = {key: str(value) for key, value in given.items() if value is not None}
+    phrase = {"prefix": "", "name": name, "suffix": ""} | parts
     if not has_content(phrase["name"]):
         raise ValueError(f"'{path}': candidate {entry!r} of {name!r} has a name without a word")
     return phrase
@@ -91,7 +95,9 @@ class PromptSearch:
         self.detector, self.dataset = detector, dataset
         labels = sorted(dataset.categories())
         self.names = {label: clean_name(dataset.categories()[label]) for label in labels}
-        if not len(dataset) or not any(dataset.coco.imgToAnns[image] for image in dataset.ids):
+        annotations = [one for image in dataset.ids for one in dataset.coco.imgToAnns[image] if not is_crowd(one)]
+        self.shown = {self.names[dataset.numbering.label(annotation)] for annotation in annotations}
+        if not self.shown:
             raise ValueError(f"the validation data {dataset.ann_file} have no box, so that no prompt is better")
         self.features = []
         with torch.inference_mode():
@@ -120,8 +126,10 @@ class PromptSearch:
             ]
             evaluator.update(image_id, _joined(found))
         figures = evaluator.summarize()
+        by_id = sorted(self.names, key=self.dataset.contiguous_category_id_to_json_id.__getitem__)
+        names = [self.names[label] for label in by_id]
         by_class = {
-            figure: dict(zip(self.names.values(), evaluator.table[figure].values(), strict=True))
+            figure: dict(zip(names, evaluator.table[figure].values(), strict=True))
             for figure in list(evaluator.table)[:2]
         }
         return figures, by_class
@@ -131,7 +139,18 @@ class PromptSearch:
     ) -> tuple[list[Tried], list[Phrase]]:
         """Tries the candidates of a class with the best of the classes before it; returns all, best first for each
         class, and the best phrase of every class (see DATASETS.CAPTION_PROMPT). The plain name is always tried.
+
+        A class that the pictures do not show keeps its name, which is logged.
+        Raises: ValueError if that is so for all of `candidates`.
         """
+        unseen = [name for name in candidates if name not in self.shown]
+        if len(unseen) == len(candidates):
+            raise ValueError(f"no box of the {len(self.dataset)} pictures is of {listed(unseen)}: give others")
+        if unseen:
+            logger.warning(
+                "no box of the %d pictures is of %s, whose words are not tried", len(self.dataset), listed(unseen)
+            )
+        candidates = {name: phrases for name, phrases in candidates.items() if name in self.shown}
         plain = {name: {"prefix": "", "name": name, "suffix": ""} for name in self.names.values()}
         best = dict(plain)
         tries = [
