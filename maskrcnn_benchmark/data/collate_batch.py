@@ -86,10 +86,10 @@ class BatchCollator:
         if not any(present):
             return None
         if not all(present):
-            raise ValueError(
-                f"{present.count(False)} of {len(targets)} targets of a batch have no {field}: "
-                "data with and without captions cannot be mixed (dataset names or TRAIN_DATASETNAME_SUFFIX)"
-            )
+            reason = "data with and without captions cannot be mixed (dataset names or TRAIN_DATASETNAME_SUFFIX)"
+            if field == "positive_map_eval":
+                reason = "every sentence of a test set needs phrases to evaluate (tokens_positive_eval)"
+            raise ValueError(f"{present.count(False)} of {len(targets)} targets of a batch have no {field}: {reason}")
         return [target.get_field(field) for target in targets]
 
 

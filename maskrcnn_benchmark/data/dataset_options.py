@@ -19,6 +19,13 @@ COPY_KEYS = {
 }
 """Training sets whose number of copies has a key of its own; all others have GENERAL_COPY."""
 
+ONLY_WHAT_IS_THERE = (
+    0.0,
+    0.0,
+    1.0,
+    0.0,
+)  # CONTROL_PROB of test sets, whose own captions are not read
+
 
 def number_of_copies(cfg, name: str, is_train: bool) -> int:
     """How often a dataset is repeated, at least once; -1 in the configuration means once."""
@@ -92,6 +99,8 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "flip_caption_aware": cfg.AUGMENT.FLIP_CAPTION_AWARE,
             "foreign_captions": _foreign_captions(cfg) if data.NEGATIVES_FOR_GROUNDING else None,
         } | _caption_options(data, mlm)
+    else:
+        options["control_probabilities"] = ONLY_WHAT_IS_THERE
     return options
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from data.test_every_type import CAPTIONED, CLOSED
 from data_files import write_coco_toy, write_grounding_toy
 from evaluation_data import write_flickr
 
@@ -139,6 +140,27 @@ def test_sentences_of_flickr_are_those_of_their_pictures(cfg, tmp_path, monkeypa
     model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"the red cup": [[10, 10, 29, 29]]})
     (figures,) = measure_model(cfg, model, make_data_loader(cfg, is_train=False), "cpu")
     assert figures["Recall@1_other"] == 1.0 and figures["Recall@1_animals"] == 0.0
+
+
+@pytest.mark.parametrize("kind", ["voc", "odtsv", "dt", "dt_json", "grounding"])
+def test_detection_data_of_every_kind(cfg, tmp_path, kind):
+    folder = tmp_path / kind
+    folder.mkdir()
+    entry = {**CLOSED, **CAPTIONED}[kind](folder)
+    cfg.DATASETS.REGISTER["set"] = CfgNode({"type": kind, **entry})
+    cfg.TEST.EVAL_TASK = "detection"
+    result, model = run(cfg, tmp_path, "set", {"dog": [[10, 10, 49, 59]], "cat": [[10, 10, 39, 39]]})
+    assert "dog" in model.captions[0]
+    figures = figures_of(result)
+    assert figures.get("map", figures.get("AP", 0)) > 0.2
+    name = "result.txt" if kind == "voc" else "bbox.csv"
+    assert (tmp_path / "out" / name).is_file() and (tmp_path / "out" / "predictions.pth").is_file()
+
+
+def test_sentences_without_phrases_are_named(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK = "grounding"
+    with pytest.raises(ValueError, match="every sentence of a test set needs phrases to evaluate"):
+        run(cfg, tmp_path, "toy_text", {})
 
 
 def test_unknown_task_is_named(cfg, tmp_path):
