@@ -145,7 +145,7 @@ def class_names(categories: Iterable[Record], path: Path) -> list[str]:
         name = category.get("name")
         if not isinstance(name, str) or not has_content(clean_name(name)):
             raise ValueError(f"'{path}': category {category['id']} is called {name!r}: give it a name with a word")
-        name = clean_name(name)
+        name = " ".join(clean_name(name).split())  # a name that ends with a blank may have no token of its own
         if folded_name(name) in names:
             raise ValueError(
                 f"'{path}': categories {names[folded_name(name)]} and {category['id']} are both called {name!r}, which "

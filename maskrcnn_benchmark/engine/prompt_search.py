@@ -76,7 +76,17 @@ def _phrase(entry: Any, name: str, path: Path) -> Phrase:
     phrase = {"prefix": "", "name": name, "suffix": ""} | parts
     if not has_content(phrase["name"]):
         raise ValueError(f"'{path}': candidate {entry!r} of {name!r} has a name without a word")
-    return phrase
+    return _without_outer_blanks(phrase)
+
+
+def _without_outer_blanks(phrase: Phrase) -> Phrase:
+    """Blanks around the name, with which it may have no token, go to what stands before and behind it."""
+    prefix, name, suffix = (phrase[key] for key in ("prefix", "name", "suffix"))
+    if prefix and name[0].isspace():
+        prefix += " "
+    if suffix and name[-1].isspace():
+        suffix = f" {suffix}"
+    return {"prefix": prefix, "name": name.strip(), "suffix": suffix}
 
 
 class PromptSearch:

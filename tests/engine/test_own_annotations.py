@@ -55,6 +55,11 @@ def test_what_annotations_may_lack(data, caplog):
     assert read(change(data, annotations=lambda a: [one.update(id=0) for one in a])) == wanted
 
 
+def test_blanks_around_a_name(data):
+    wanted = read(data)
+    assert read(change(data, categories=lambda c: c[0].update(name=" cup\n"))) == wanted
+
+
 def test_a_byte_order_mark(data):
     wanted = read(data)
     data.write_text(data.read_text(), encoding="utf-8-sig")

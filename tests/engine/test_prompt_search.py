@@ -98,9 +98,10 @@ def test_a_class_that_no_picture_shows(data, tmp_path, seer, capsys, caplog):
 
 def test_entries_of_one_class_and_empty_parts(tmp_path):
     path = tmp_path / "words.yaml"
-    path.write_text("cup:\n- {prefix: , name: mug}\nCup:\n- beaker\n")
+    path.write_text("cup:\n- {prefix: , name: mug}\nCup:\n- ' beaker '\n- {prefix: a, name: ' mug ', suffix: here}\n")
     found = read_candidates(path, NAMES)["cup"]
-    assert found == [{"prefix": "", "name": name, "suffix": ""} for name in ("mug", "beaker")]
+    assert found[:2] == [{"prefix": "", "name": name, "suffix": ""} for name in ("mug", "beaker")]
+    assert found[2] == {"prefix": "a ", "name": "mug", "suffix": " here"}  # blanks belong to no name
 
 
 def test_where_nothing_can_be_written(data, tmp_path, seer, capsys):
