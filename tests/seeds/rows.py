@@ -23,7 +23,12 @@ class Row(NamedTuple):
 
 
 ROWS = (
-    Row(1, "DF", "the original stops at torch 1.9, as later ones lack THC", ("README.md#Install",)),
+    Row(
+        1,
+        "DF",
+        "the original stops at torch 1.9, as later ones lack THC",
+        ("README.md#Install", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
     Row(
         2,
         "C",
@@ -213,7 +218,12 @@ ROWS = (
         ),
     ),
     Row(29, "F", "pictures of results", note="the pictures are not in the notes"),
-    Row(30, "D", "what GoldG is made of", ("README.md#Real weights",)),
+    Row(
+        30,
+        "D",
+        "what GoldG is made of",
+        ("README.md#Real weights", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
     Row(
         31,
         "CF",
@@ -262,7 +272,12 @@ ROWS = (
         ),
         note="the commands as written, at small sizes and with two processes on a CPU",
     ),
-    Row(37, "D", "nnodes, node_rank, nproc_per_node, master_addr, master_port", ("README.md#Several GPUs",)),
+    Row(
+        37,
+        "D",
+        "nnodes, node_rank, nproc_per_node, master_addr, master_port",
+        ("README.md#Several GPUs", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
     Row(
         38,
         "B",
@@ -309,7 +324,12 @@ ROWS = (
         "box loss: GIoU weighted by centerness; centerness loss: binary cross-entropy",
         ("tests/seeds/test_training_rows.py::test_losses",),
     ),
-    Row(46, "D", "commits that the notes and this project refer to", ("README.md#The original",)),
+    Row(
+        46,
+        "D",
+        "commits that the notes and this project refer to",
+        ("README.md#The original", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
     Row(
         47,
         "C",
@@ -362,11 +382,21 @@ ROWS = (
         55,
         "D",
         "change log of the port",
-        ("README.md#The original",),
+        ("README.md#The original", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
         note="the date of its first release; the rest of its history is its own",
     ),
-    Row(56, "DN", "figures of the paper", ("README.md#Evaluation",)),
-    Row(57, "D", "description of the method", ("README.md#How it works",)),
+    Row(
+        56,
+        "DN",
+        "figures of the paper",
+        ("README.md#Evaluation", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
+    Row(
+        57,
+        "D",
+        "description of the method",
+        ("README.md#How it works", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
     Row(
         58,
         "N",
@@ -380,11 +410,21 @@ ROWS = (
         59,
         "N",
         "figures of the five models",
-        ("README.md#Evaluation",),
+        ("README.md#Evaluation", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
         note="targets, with the command to measure them",
     ),
-    Row(60, "D", "data of the five models", ("README.md#Real weights",)),
-    Row(61, "D", "numbers of phrases and pseudo boxes", ("README.md#Real weights",)),
+    Row(
+        60,
+        "D",
+        "data of the five models",
+        ("README.md#Real weights", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
+    Row(
+        61,
+        "D",
+        "numbers of phrases and pseudo boxes",
+        ("README.md#Real weights", "tests/seeds/test_document_rows.py::test_what_the_section_says"),
+    ),
     Row(
         62,
         "D",
@@ -394,6 +434,7 @@ ROWS = (
             "README.md#Fine-tuning",
             "tests/text/test_prompt.py::test_aquarium_prompt_maps_names_only",
             "tests/seeds/test_model_rows.py::test_what_a_tuning_mode_trains",
+            "tests/seeds/test_document_rows.py::test_what_the_section_says",
         ),
     ),
     Row(
@@ -571,6 +612,8 @@ ROWS = (
             "tests/seeds/test_text_rows.py::test_caption_of_the_demo",
             "tests/engine/test_predictor_glip.py::test_seed_example",
             "tests/data/test_transforms.py::test_resize_table",
+            "README.md#Evaluation",
+            "tests/repository/test_readme_evaluation.py::test_published_figures",
         ),
     ),
     Row(88, "B", "anchors of the first level", ("tests/seeds/test_anchor_rows.py::test_first_level",)),
