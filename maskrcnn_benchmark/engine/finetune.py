@@ -226,14 +226,19 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if comm.is_main_process() else {}
 
 
+def check_output_folder(cfg: CfgNode, run: RunOptions | None = None) -> None:
+    """Raises: ValueError where `fine_tune` would go on from a checkpoint of another run."""
+    _check_folder(Path(cfg.OUTPUT_DIR), _own_configuration(cfg), run or RunOptions())
+
+
 def _check_folder(folder: Path, cfg: CfgNode, run: RunOptions) -> None:
     """Raises ValueError where training would go on from a checkpoint of another run."""
     differences = comm.broadcast_object(_differences(folder, cfg, run))
     if differences:
         shown = "; ".join(differences[:5]) + (f"; {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ValueError(
-            f"{folder} has a checkpoint of another run ({shown}): give another OUTPUT_DIR, or start afresh with "
-            "--resume none"
+            f"{folder} has a checkpoint of another run ({shown}): give another folder (OUTPUT_DIR, --output), remove "
+            "this one, or start afresh with --resume none (tools/finetune.py)"
         )
 
 

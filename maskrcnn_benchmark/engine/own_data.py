@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import random
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def plan_own_data(own: OwnData) -> Plan:
         new_allowed=True,
     )
     settings = _settings(own, cfg, classes, pictures, choices)
-    settings |= {"MODEL.WEIGHT": str(files.weights()), "MODEL.DEVICE": own.device, "OUTPUT_DIR": str(own.output)}
+    settings |= {"MODEL.WEIGHT": os.path.abspath(files.weights()), "MODEL.DEVICE": own.device}
+    settings["OUTPUT_DIR"] = os.path.abspath(own.output)  # what is noted there holds from any working folder
     cfg.merge_from_list([part for pair in settings.items() for part in pair])
     return Plan(cfg, files.name, classes, choices)
 
@@ -190,7 +192,7 @@ def split_annotations(content: Content, seed: int) -> tuple[Content, Content]:
 
 
 def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:
-    entry = {"type": kind, "img_dir": str(images.absolute()), "ann_file": str(annotations.absolute())}
+    entry = {"type": kind, "img_dir": os.path.abspath(images), "ann_file": os.path.abspath(annotations)}
     return CfgNode(entry, new_allowed=True)
 
 
@@ -238,7 +240,7 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
     if own.cache_features:
         size = cfg.INPUT.MIN_SIZE_TEST
         settings |= {
-            "SOLVER.CACHE_FEATURES": str(own.output / "features"), "AUGMENT.FLIP_PROB_TRAIN": 0.0,
+            "SOLVER.CACHE_FEATURES": os.path.abspath(own.output / "features"), "AUGMENT.FLIP_PROB_TRAIN": 0.0,
             "AUGMENT.MULT_MIN_SIZE_TRAIN": (), "INPUT.MIN_SIZE_TRAIN": size, "AUGMENT.EXTENDED": False,
         }  # fmt: skip
         choices["augmentation"] = f"none, shorter side {size}, so that features of pictures can be kept"

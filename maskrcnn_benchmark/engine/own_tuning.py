@@ -14,7 +14,13 @@ import torch
 
 from maskrcnn_benchmark.engine.adapter import make_adapter
 from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, Task, evaluate_tasks, weight_state
-from maskrcnn_benchmark.engine.finetune import TuningOptions, TuningResult, checked_loaders, fine_tune
+from maskrcnn_benchmark.engine.finetune import (
+    TuningOptions,
+    TuningResult,
+    check_output_folder,
+    checked_loaders,
+    fine_tune,
+)
 from maskrcnn_benchmark.engine.own_data import VALIDATION_SET, OwnData, Plan, plan_own_data
 from maskrcnn_benchmark.engine.prediction_store import fingerprint
 from maskrcnn_benchmark.engine.task_model import TaskModel
@@ -66,6 +72,7 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     """
     plan = plan or plan_own_data(own)
     own.output.mkdir(parents=True, exist_ok=True)
+    check_output_folder(plan.cfg)
     checked_loaders(plan.cfg.clone())
     device = torch.device(own.device)
     model = TaskModel(plan.cfg, plan.cfg.MODEL.WEIGHT, device, DEFAULT_PRECISION)
@@ -85,7 +92,7 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
             score_of(before),
             score_of(after),
         )
-    weights = Path(result.checkpoint)
+    weights = own.output / Path(result.checkpoint).name
     if own.mode != NEEDS_ALL_WEIGHTS:
         weights = _write_adapter(own, plan, result, device)
     command = predict_command(own, plan, weights)

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,6 +233,28 @@ def test_results_for_other_annotations_are_not_shown_again(data, model, tmp_path
     change(data, annotations=lambda a: a[0]["bbox"].__setitem__(0, 1))
     assert main(command(data, model, out, "--mode", "linear")) == 2
     assert "has results for other annotations: name another folder" in capsys.readouterr().err
+
+
+def test_the_same_folders_named_from_elsewhere(data, model, tmp_path, monkeypatch, capsys):
+    """Relative paths, and folders above the working folder."""
+    monkeypatch.chdir(tmp_path)
+    more = ("--mode", "linear", "--images", "own/photos")
+    assert main([*command(Path("own/photos.json"), model, "out"), *more]) == 0
+    first = told(capsys)
+    monkeypatch.chdir(tmp_path / "own")
+    more = ("--mode", "linear", "--images", "photos")
+    assert main([*command(Path("../own/photos.json"), model, "../out"), *more]) == 0
+    assert told(capsys)[:2] == first[:2]
+
+
+def test_a_folder_with_another_run(data, model, tmp_path, capsys):
+    """Told before the model is measured, in words of this command."""
+    out = tmp_path / "out"
+    assert main(command(data, model, out, "--mode", "linear")) == 0
+    note = (out / "zero_shot" / "evaluation_of").stat().st_mtime_ns
+    assert main(command(data, model, out, "--mode", "prompt")) == 2
+    assert "--output" in capsys.readouterr().err
+    assert (out / "zero_shot" / "evaluation_of").stat().st_mtime_ns == note
 
 
 def test_the_first_measurement_of_other_annotations_is_not_resumed(data, model, tmp_path, monkeypatch):
