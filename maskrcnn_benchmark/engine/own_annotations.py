@@ -237,6 +237,11 @@ def as_validation(content: Content, train: Content, path: Path) -> Content:
     return {**content, "annotations": annotations, "categories": train["categories"]}
 
 
+def without_crowds(content: Content) -> Content:
+    """Training reads no box of a crowd, and leaves out batches with a picture that shows nothing else."""
+    return {**content, "annotations": [one for one in content["annotations"] if not one["iscrowd"]]}
+
+
 def classes_without_boxes(content: Content) -> list[str]:
     """Names of the classes that no box shows but those of crowds."""
     shown = {annotation["category_id"] for annotation in content["annotations"] if not annotation["iscrowd"]}

@@ -19,6 +19,7 @@ from maskrcnn_benchmark.engine.own_annotations import (
     as_validation,
     checked_annotations,
     classes_without_boxes,
+    without_crowds,
 )
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.text.class_names import listed, shown
@@ -114,6 +115,7 @@ def plan_own_data(own: OwnData) -> Plan:
     else:
         validation = checked_annotations(own.validation, own.validation_images or own.images)
         parts = content, as_validation(validation, content, own.validation)
+    parts = without_crowds(parts[0]), parts[1]
     unmeasured = classes_without_boxes(parts[1])
     if unmeasured:
         logger.warning("the validation data have no box of %s, which are not measured", listed(unmeasured))

@@ -204,6 +204,13 @@ def test_the_text_of_training_is_that_of_the_adapter_and_of_validation(data, mod
     assert list(plain_dataset(loaders.validation).categories().values()) == ["cup", "dog"]
 
 
+def test_pictures_of_crowds_alone_are_not_trained_on(data, model, tmp_path):
+    change(data, annotations=lambda a: [one.update(iscrowd=1) for one in a if one["image_id"] in (1, 2, 3)])
+    plan = plan_own_data(own(data, model, tmp_path, mode="linear"))
+    dataset = checked_loaders(plan.cfg).train.dataset
+    assert set(dataset.ids) <= {4, 5, 6, 7, 8} and plan.choices["pictures"] == f"{len(dataset)} to train on"
+
+
 def test_more_classes_than_a_prompt_holds(data, model, tmp_path):
     """A picture's prompt has all its classes and fits; the last classes of the list are trained like the first."""
     names = [f"thing number {number}" for number in range(30)]
