@@ -185,17 +185,19 @@ def eval_detection_voc(
     iou_thresh: float = 0.5,
     use_07_metric: bool = False,
 ) -> dict[str, np.ndarray | float]:
-    """{`ap`: per label from 0, NaN without objects; `map`: their mean}; the interface is the historical one.
+    """{`ap`: per label from 0 to the last of either list, NaN without objects; `map`: their mean}; the interface is the
+    historical one.
 
     Raises: ValueError for lists of different lengths.
     """
     if len(pred_boxlists) != len(gt_boxlists):
         raise ValueError(f"predictions for {len(pred_boxlists)} images, ground truth for {len(gt_boxlists)}")
     labels = [int(label) for truth in gt_boxlists for label in truth.get_field("labels")]
+    labels += [int(label) for found in pred_boxlists for label in scores_and_labels(found)[1]]
     names = {label: str(label) for label in range(max(labels, default=0) + 1)}
     evaluator = VocEvaluator(names, iou_thresh, use_07_metric)
     for number, (prediction, truth) in enumerate(zip(pred_boxlists, gt_boxlists, strict=True)):
         evaluator.update(number, prediction, truth)
     metrics = evaluator.summarize()
     precisions = np.array(list(evaluator.table["AP"].values()))
-    return {"ap": precisions, "map": metrics["mAP"] if labels else math.nan}
+    return {"ap": precisions, "map": math.nan if np.isnan(precisions).all() else metrics["mAP"]}

@@ -71,6 +71,9 @@ def test_image_without_predictions_counts():
     assert with_both["map"] == pytest.approx(0.5) and math.isnan(with_both["ap"][0])
     assert eval_detection_voc([found([*A, 0.9, 1])], [truth([*A, 1, 0])], use_07_metric=True)["map"] == pytest.approx(1)
     assert math.isnan(eval_detection_voc([], [])["map"])
+    foreign = eval_detection_voc([found([*A, 0.9, 1], [*B, 0.8, 4])], [truth([*A, 1, 0])])
+    assert foreign["map"] == 1.0 and len(foreign["ap"]) == 5, "a class without objects is not wrong, and has a place"
+    assert math.isnan(eval_detection_voc([found([*A, 0.9, 1])], [truth()])["map"])
 
 
 def test_averages():
