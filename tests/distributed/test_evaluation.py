@@ -8,12 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 from data_files import write_coco_toy
+from evaluation_data import write_coco, write_flickr, write_lvis
 from tiny_detector import make_text_folder, scramble, tiny_config
+from torch.utils.data import DataLoader
 from two_processes import run_two
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.data.collate_batch import BatchCollator
+from maskrcnn_benchmark.data.samplers import DistributedSampler
 from maskrcnn_benchmark.data.worker_errors import WorkerLost
+from maskrcnn_benchmark.engine.dataset_figures import figures_of
 from maskrcnn_benchmark.engine.finders import ForwardPromptFinder, Item
 from maskrcnn_benchmark.engine.inference import inference, measure_model
 from maskrcnn_benchmark.engine.loading import load_model
@@ -196,6 +201,57 @@ def resumed(rank: int, text: str, options: dict):
     arguments = {"device": "cpu", "output_folder": options["output"], "cfg": cfg, "verbose": False, "resume": True}
     result = inference(model, loader, "toy", **arguments)
     return None if result is None else result[1]["bbox"]
+
+
+class ByPictureSize(torch.nn.Module):
+    """Finds three boxes for every label, the same ones on pictures of one size."""
+
+    def forward(self, images, captions, positive_map):
+        results = []
+        for height, width in images.image_sizes:
+            generator = torch.Generator().manual_seed(7 * height + width)
+            count = 3 * len(positive_map)
+            corners = torch.rand(count, 4, generator=generator).sort(1).values * min(height, width)
+            boxes = BoxList(corners, (width, height))
+            boxes.add_field("labels", torch.tensor([*positive_map] * 3))
+            boxes.add_field("scores", torch.rand(count, generator=generator))
+            results.append(boxes)
+        return results
+
+
+def figures_of_padded(rank: int, text: str) -> list:
+    """Figures on COCO, LVIS and Flickr; with two processes by a sampler that gives both some of the items."""
+    measured = []
+    for task, file in (("detection", None), ("detection", "lvis/minival"), ("grounding", "flickr/test")):
+        cfg = tiny_config(
+            Path(text), "TEST.REPORT", False, "DATALOADER.NUM_WORKERS", 0, "DATASETS.SEPARATION_TOKENS", ". "
+        )
+        cfg.DATASETS.TEST = ("coco_2017_val",)
+        if file:
+            cfg.merge_from_file(f"configs/{file}.yaml")
+        cfg.merge_from_list(["TEST.EVAL_TASK", task, "TEST.IMS_PER_BATCH", 1])
+        (loader,) = make_data_loader(cfg, is_train=False)
+        if comm.get_world_size() > 1:
+            sampler = DistributedSampler(loader.dataset)
+            assert sampler.total_size >= len(loader.dataset)
+            loader = DataLoader(loader.dataset, sampler=sampler, collate_fn=BatchCollator(32))
+        result = inference(ByPictureSize(), loader, cfg.DATASETS.TEST[0], device="cpu", cfg=cfg, verbose=False)
+        measured.append(figures_of(result))
+    return measured
+
+
+@pytest.mark.slow
+def test_items_that_two_processes_have_count_once(tmp_path, monkeypatch):
+    """As the samplers of other projects pad: three pictures of COCO, five of LVIS."""
+    for write in (write_coco, write_lvis, write_flickr):
+        write(tmp_path)
+    monkeypatch.setenv("DATASET", str(tmp_path))
+    text = str(make_text_folder(tmp_path / "text"))
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    found, nothing = run_two(figures_of_padded, runs, text)
+    assert found == figures_of_padded(0, text) and not any(nothing)
+    assert found[0]["AP"] >= 0 and found[1]["AP"] >= 0 and "Recall@1_animals" in found[2]
 
 
 class KillsItsWorker(torch.utils.data.Dataset):
