@@ -28,7 +28,9 @@ UNREAD = "rpn.head.cls_logits."
 """The class branch: its size follows the number of classes, and models with word scores do not use it."""
 MAX_TRAINED_SHARE = 0.1
 """Of all parameters; where more was trained, the checkpoint is the result."""
-PRIVATE = ("DATASETS.REGISTER", "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHT", "PATHS_CATALOG")
+PRIVATE = (
+    "DATASETS.REGISTER", "OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHT", "PATHS_CATALOG", "SOLVER.CACHE_FEATURES",
+)  # fmt: skip
 PRIVATE_ENDINGS = ("MODEL_TYPE", "TOKENIZER_TYPE")  # folders of a machine
 
 logger = logging.getLogger(__name__)
