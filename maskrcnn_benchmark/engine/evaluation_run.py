@@ -1,11 +1,13 @@
 """A whole evaluation: from a configuration file and weights to figures and files, for one task or several."""
 
 import argparse
+import hashlib
 import logging
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -219,7 +221,7 @@ def evaluate_task(
     """
     figures: Figures = {}
     names = dataset_names(cfg, is_train=False)
-    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1)
+    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1, by_shape=True)
     for name, loader in zip(names, loaders, strict=True):
         _check_annotations(name, loader)
         _check_pictures(name, loader, options.skip_missing)
@@ -246,12 +248,19 @@ def evaluate_task(
 
 
 def weight_state(weight: str) -> list[Any]:
-    """What changes with the content of a checkpoint: its name, and of a file size and time of the last change."""
+    """What identifies a checkpoint: its name, and the SHA-256 of a file."""
     path = Path(find_weight(weight)) if weight else Path()
     if not path.is_file():
         return [weight]
     state = path.stat()
-    return [weight, state.st_size, state.st_mtime_ns]
+    return [weight, _sha256(path, state.st_size, state.st_mtime_ns)]
+
+
+@lru_cache(maxsize=8)
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of the content of a file; read again only where its size (bytes) or time of change (ns) is another one."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_annotations(name: str, loader) -> None:
