@@ -10,7 +10,12 @@ from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 @pytest.mark.parametrize("batch_size", [1, 4])
 def test_every_item_once(processes, items, batch_size):
     ratios, pictures = [0.5 + item % 3 / 2 for item in range(items)], [item // 3 for item in range(items)]
-    for options in ({}, {"ratios": ratios}, {"pictures": pictures}, {"ratios": ratios, "pictures": pictures}):
+    for options in (
+        {},
+        {"ratios": ratios},
+        {"pictures": pictures},
+        {"ratios": ratios, "by_ratio": True, "pictures": pictures},
+    ):
         seen = [
             item
             for rank in range(processes)
@@ -22,9 +27,17 @@ def test_every_item_once(processes, items, batch_size):
 
 def test_alike_shapes_share_batches_and_follow_each_other():
     ratios = [0.75, 1.3, 0.5, 0.75, 0.6, 1.0, 0.7]
-    assert list(EvaluationBatches(7, 2, ratios=ratios)) == [[2, 4], [6, 0], [3], [5, 1]]
-    assert list(EvaluationBatches(7, 2, ratios=ratios, limit=2)) == [[6, 0], [5, 1]], "the first pictures"
-    assert [batch[0] for batch in EvaluationBatches(4, 1, ratios=[2, 0.5, 1, 0.6])] == [1, 3, 2, 0]
+    alike = {"ratios": ratios, "by_ratio": True}
+    assert list(EvaluationBatches(7, 2, **alike)) == [[2, 4], [6, 0], [3], [5, 1]]
+    assert list(EvaluationBatches(7, 2, **alike, limit=2)) == [[6, 0], [5, 1]], "the first pictures"
+    assert [batch[0] for batch in EvaluationBatches(4, 1, ratios=[2, 0.5, 1, 0.6], by_ratio=True)] == [1, 3, 2, 0]
+
+
+def test_orientations_do_not_mix_in_the_order_of_the_items():
+    """The order of the original's test loaders."""
+    ratios = [0.75, 1.3, 0.5, 0.75, 0.6, 1.0, 0.7]
+    assert list(EvaluationBatches(7, 2, ratios=ratios)) == [[0, 2], [1, 5], [3, 4], [6]]
+    assert list(EvaluationBatches(5, 2)) == [[0, 1], [2, 3], [4]]
 
 
 def test_sentences_of_a_picture_stay_together():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from data_files import write_coco_toy
+from evaluation_data import write_flickr
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data import evaluation_loader
@@ -58,3 +59,13 @@ def test_orientations_share_batches(cfg):
     dataset.coco.imgs[5].update(width=80, height=100)
     (loader,) = [evaluation_loader.make_evaluation_loader(cfg, dataset, 1, 0, {"num_workers": 0})]
     assert list(loader.batch_sampler) == [[0, 2], [1]], "wide ones, then the high one"
+
+
+def test_sentences_come_one_by_one_or_with_their_picture(cfg, tmp_path, monkeypatch):
+    """In order for those who build a loader; a picture at a time for the evaluation."""
+    write_flickr(tmp_path)
+    monkeypatch.setenv("DATASET", str(tmp_path))
+    cfg.DATASETS.TEST, cfg.TEST.IMS_PER_BATCH = ("flickr30k_test",), 1
+    (in_order,), (together,) = (make_data_loader(cfg, is_train=False, by_shape=choice) for choice in (False, True))
+    assert list(in_order.batch_sampler) == [[0], [1], [2], [3], [4], [5]]
+    assert list(together.batch_sampler) == [[0, 1], [2, 3], [4, 5]]

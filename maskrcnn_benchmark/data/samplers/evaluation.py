@@ -9,15 +9,16 @@ class EvaluationBatches(Sampler[list[int]]):
     """Shares the items of a test set out among processes, none of them twice.
 
     Batches are formed of all items and dealt out in turn, so that a process may have one batch more than another, or
-    less pictures in one. They come in the order of their first items; with `ratios` and no limit in that of the ratios,
-    so that batches of one shape, for which a GPU keeps a recording of its work, follow each other.
+    less pictures in one. They come in the order of their first items; with `by_ratio` and no limit in that of the
+    ratios, so that batches of one shape, for which a GPU keeps a recording of its work, follow each other.
 
     Args:
         num_items: of the test set.
         batch_size: pictures of a batch.
         num_replicas, rank: number of processes and index of this one.
-        ratios: for every item the height of its picture by the width. Neighbours by ratio share a batch, whose padding
-            is small then, and high and wide pictures do not; None for batches in the order of the items.
+        ratios: for every item the height of its picture by the width. High and wide pictures do not share a batch; None
+            for batches of neighbours.
+        by_ratio: neighbours by ratio share a batch, whose padding is small then, and not those by number.
         pictures: for every item its picture, where several items (sentences) belong to one: these stay together, and
             a batch may then hold more items than pictures. None if every item has its own.
         limit: batches of this process at most, -1 for all.
@@ -32,6 +33,7 @@ class EvaluationBatches(Sampler[list[int]]):
         rank: int = 0,
         *,
         ratios: Sequence[float] | None = None,
+        by_ratio: bool = False,
         pictures: Sequence[Hashable] | None = None,
         limit: int = -1,
     ):
@@ -42,6 +44,7 @@ class EvaluationBatches(Sampler[list[int]]):
         self.batch_size = batch_size
         self.num_replicas, self.rank = num_replicas, rank
         self.ratios, self.pictures, self.limit = ratios, pictures, limit
+        self.by_ratio = by_ratio and ratios is not None
         self.items = list(range(num_items))
         self._done: frozenset[int] = frozenset()
         self._own: list[list[int]] | None = None
@@ -84,7 +87,7 @@ class EvaluationBatches(Sampler[list[int]]):
             units = self._units(run)
             starts = range(0, len(units), self.batch_size)
             batches += [[item for unit in units[start : start + self.batch_size] for item in unit] for start in starts]
-        if self.ratios is None or self.limit >= 0:
+        if not self.by_ratio or self.limit >= 0:
             batches.sort(key=min)
         own = batches[self.rank :: self.num_replicas]
         return own if self.limit < 0 else own[: self.limit]
@@ -94,7 +97,7 @@ class EvaluationBatches(Sampler[list[int]]):
         if self.ratios is None:
             return [list(items)]
         ratios = self.ratios
-        order = sorted(items, key=lambda item: ratios[item])
+        order = sorted(items, key=lambda item: ratios[item]) if self.by_ratio else items
         return [[item for item in order if ratios[item] < 1], [item for item in order if ratios[item] >= 1]]
 
     def _units(self, items: Sequence[int]) -> list[list[int]]:
