@@ -199,7 +199,10 @@ def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:
 
 
 def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, choices: dict[str, str]) -> dict[str, Any]:
-    """Names and values of the configuration; adds to `choices` what a user may want to know."""
+    """Names and values of the configuration; adds to `choices` what a user may want to know.
+
+    Options for the data that the model was trained on before are set back, as it may be a fine-tuned one.
+    """
     recipe, is_gpu = RECIPES[own.mode], own.device != "cpu"
     batch = own.batch_size or min(RECIPE_BATCH if is_gpu else 2, pictures)
     if batch > pictures:
@@ -227,7 +230,9 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
         "DATASETS.TRAIN": (TRAIN_SET,), "DATASETS.TEST": (VALIDATION_SET,),
         "DATASETS.TRAIN_DATASETNAME_SUFFIX": "", "DATASETS.TEST_DATASETNAME_SUFFIX": "",
         "DATASETS.FEW_SHOT": own.shots, "DATASETS.SHUFFLE_SEED": own.seed, "DATASETS.GENERAL_COPY": -1,
-        "DATASETS.SEPARATION_TOKENS": ". ", "DATASETS.USE_CAPTION_PROMPT": False,
+        "DATASETS.SEPARATION_TOKENS": ". ", "DATASETS.USE_CAPTION_PROMPT": False, "DATASETS.ADD_DET_PROMPT": False,
+        "DATASETS.USE_OVERRIDE_CATEGORY": False, "DATASETS.USE_SUPRESS_QUERY": False, "DATASETS.CLASS_AGNOSTIC": False,
+        "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING": False, "DATASETS.FEW_SHOT_RULE": "images",
         "MODEL.DYHEAD.NUM_CLASSES": len(classes) + 1, "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS": False,
         "DATALOADER.ASPECT_RATIO_GROUPING": pictures > 200, "DATALOADER.NUM_WORKERS": 4 if is_gpu else 0,
         "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": recipe.preset, "SOLVER.IMS_PER_BATCH": batch, "SOLVER.SEED": own.seed,
@@ -236,8 +241,9 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
         "SOLVER.MIN_LR": rate / 100, "SOLVER.WARMUP_ITERS": iterations // 10, "SOLVER.WARMUP_FACTOR": 0.01,
         "SOLVER.MAX_ITER": iterations, "SOLVER.MAX_EPOCH": 0, "SOLVER.CHECKPOINT_PER_EPOCH": -1.0,
         "SOLVER.CHECKPOINT_PERIOD": period, "SOLVER.MODEL_EMA": 0.0,
-        "SOLVER.USE_AMP": is_gpu, "SOLVER.FIND_UNUSED_PARAMETERS": False,
-        "TEST.DURING_TRAINING": True, "TEST.EVAL_TASK": "detection", "TEST.IMS_PER_BATCH": 4 if is_gpu else 1,
+        "SOLVER.CACHE_FEATURES": "", "SOLVER.USE_AMP": is_gpu, "SOLVER.FIND_UNUSED_PARAMETERS": False,
+        "TEST.DURING_TRAINING": True, "TEST.CHUNKED_EVALUATION": -1, "TEST.EVAL_TASK": "detection",
+        "TEST.IMS_PER_BATCH": 4 if is_gpu else 1,
     }  # fmt: skip
     if own.cache_features:
         size = cfg.INPUT.MIN_SIZE_TEST

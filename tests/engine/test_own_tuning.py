@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,22 @@ def test_what_is_chosen(data, model, tmp_path):
     prompt = plan_own_data(own(data, model, tmp_path, mode="prompt", shots=1, device="cuda")).cfg.SOLVER
     assert (prompt.BASE_LR, prompt.WEIGHT_DECAY, prompt.IMS_PER_BATCH, prompt.USE_AMP) == (0.05, 0.25, 2, True)
     assert prompt.TUNING_HIGHLEVEL_OVERRIDE == "language_prompt_v2"
+
+
+def test_options_for_other_data_are_not_taken_over(data, model, tmp_path):
+    """A model that was fine-tuned before: of its configuration counts what describes the network."""
+    cfg = default_config()
+    cfg.merge_from_file(model / "config.yaml")
+    cfg.DATASETS.OVERRIDE_CATEGORY, cfg.DATASETS.USE_OVERRIDE_CATEGORY = "[{'id': 1, 'name': 'bird'}]", True
+    cfg.DATASETS.ADD_DET_PROMPT, cfg.DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING = True, True
+    cfg.TEST.CHUNKED_EVALUATION, cfg.SOLVER.CACHE_FEATURES = 1, str(tmp_path)
+    before = tmp_path / "before"
+    shutil.copytree(model, before)
+    (before / "config.yaml").write_text(cfg.dump())
+    plan = plan_own_data(own(data, before, tmp_path, mode="full"))
+    loaders = checked_loaders(plan.cfg)
+    assert loaders.train.dataset.prompt.caption_in_order()[0] == plan.choices["prompt"] == "cup. dog"
+    assert plan.cfg.TEST.CHUNKED_EVALUATION == -1 and not plan.cfg.SOLVER.CACHE_FEATURES
 
 
 def test_a_rate_far_from_the_recipe(data, model, tmp_path, caplog):
