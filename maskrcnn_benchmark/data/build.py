@@ -129,21 +129,22 @@ def make_data_loader(
     rank: int | None = None,
     start_iter: int = 0,
     *,
-    by_shape: bool = False,
+    for_evaluation: bool = False,
 ):
     """The training loader, or the list of loaders of the test sets.
 
     A training loader has as many batches as the run has iterations; its items depend on SOLVER.SEED, the iteration and
     the rank alone, and `batch_sampler.start_iter` lets it start in the middle. With SOLVER.MAX_EPOCH > 0 the number of
     iterations follows from the data and is written to SOLVER.MAX_ITER (build the scheduler afterwards).
-    A test loader goes through its set in order, each process through a part of it, or with `by_shape` from wide to high
-    pictures, the sentences of a picture together, which is faster and gives the same detections.
+    A test loader goes through its set in order, each process through a part of it. With `for_evaluation` it goes from
+    wide to high pictures, has the sentences of a picture together, and makes numbers of pictures on the GPU,
+    which is faster and gives the same detections.
     """
     if is_train:
         return _training_loader(cfg, is_distributed, num_replicas, rank, start_iter)
     place = _place(is_distributed, num_replicas, rank)
     return [
-        make_evaluation_loader(cfg, dataset, *place, worker_options=_worker_options(cfg), by_shape=by_shape)
+        make_evaluation_loader(cfg, dataset, *place, worker_options=_worker_options(cfg), for_evaluation=for_evaluation)
         for dataset in build_datasets(cfg, is_train=False)
     ]
 

@@ -26,33 +26,33 @@ def images_per_test_batch(batch_size: int, num_processes: int) -> int:
 
 
 def make_evaluation_loader(
-    cfg, dataset: Dataset, num_replicas: int, rank: int, worker_options: dict[str, Any], *, by_shape: bool = False
+    cfg, dataset: Dataset, num_replicas: int, rank: int, worker_options: dict[str, Any], *, for_evaluation: bool = False
 ) -> "DataLoader | UploadingLoader":
     """A loader over this process's part of a test set; its `batch_sampler` is an `EvaluationBatches`.
 
-    A set that is repeated (DATASETS.GENERAL_COPY_TEST) is read once. Where the model runs on a GPU, pictures travel as
-    bytes, a quarter of the numbers, and are normalised there.
+    A set that is repeated (DATASETS.GENERAL_COPY_TEST) is read once.
 
     Args:
-        by_shape: not in the order of the items: neighbours by shape share a batch, and sentences of a picture do.
+        for_evaluation: not in the order of the items: neighbours by shape share a batch, and sentences of a picture do.
+            Where the model runs on a GPU, pictures travel as bytes, a quarter of the numbers, and are normalised there.
     """
     if isinstance(dataset, CopiedDataset):
         dataset = dataset.dataset
     size = len(dataset)  # type: ignore[arg-type]
     is_multiscale = cfg.TEST.USE_MULTISCALE
     divisor = cfg.DATALOADER.SIZE_DIVISIBILITY
-    shares_pictures = by_shape and isinstance(dataset, GroundingJson)
+    shares_pictures = for_evaluation and isinstance(dataset, GroundingJson)
     batches = EvaluationBatches(
         size,
         images_per_test_batch(cfg.TEST.IMS_PER_BATCH, num_replicas),
         num_replicas,
         rank,
         ratios=aspect_ratios(dataset) if cfg.DATALOADER.ASPECT_RATIO_GROUPING and not is_multiscale else None,
-        by_ratio=by_shape,
+        by_ratio=for_evaluation,
         pictures=[picture_file(dataset, i) for i in range(size)] if shares_pictures else None,
         limit=cfg.TEST.SUBSET,
     )
-    upload = None if is_multiscale else _upload(cfg, dataset, divisor)
+    upload = _upload(cfg, dataset, divisor) if for_evaluation and not is_multiscale else None
     if upload is not None:
         collator = PackingCollator(ByteCollator(divisor))
         return UploadingLoader(

@@ -221,7 +221,7 @@ def evaluate_task(
     """
     figures: Figures = {}
     names = dataset_names(cfg, is_train=False)
-    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1, by_shape=True)
+    loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1, for_evaluation=True)
     for name, loader in zip(names, loaders, strict=True):
         _check_annotations(name, loader)
         _check_pictures(name, loader, options.skip_missing)

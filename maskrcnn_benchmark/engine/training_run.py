@@ -141,7 +141,7 @@ def make_loaders(cfg: CfgNode) -> Loaders:
     is_distributed = comm.get_world_size() > 1
     data_loader = make_data_loader(cfg, is_train=True, is_distributed=is_distributed)
     if cfg.TEST.DURING_TRAINING or cfg.SOLVER.USE_AUTOSTEP:
-        first, *_ = make_data_loader(cfg, is_train=False, is_distributed=is_distributed, by_shape=True)
+        first, *_ = make_data_loader(cfg, is_train=False, is_distributed=is_distributed, for_evaluation=True)
         return Loaders(data_loader, first)
     if cfg.SOLVER.AUTO_TERMINATE_PATIENCE != -1:
         logger.warning("SOLVER.AUTO_TERMINATE_PATIENCE has no effect: TEST.DURING_TRAINING is False")

@@ -34,7 +34,8 @@ def test_pictures_as_bytes_are_the_same_pictures(cfg, monkeypatch, workers):
         return ImageUpload(normalize, torch.device("cpu"), size_divisible)
 
     monkeypatch.setattr(evaluation_loader, "_upload", upload_to_the_cpu)
-    (uploading,) = make_data_loader(cfg, is_train=False)
+    assert not isinstance(make_data_loader(cfg, is_train=False)[0], UploadingLoader), "only where it is asked for"
+    (uploading,) = make_data_loader(cfg, is_train=False, for_evaluation=True)
     assert isinstance(uploading, UploadingLoader) and len(uploading) == len(plain) == 2
     for (ours, targets, indices), (theirs, other_targets, other_indices, *_) in zip(uploading, plain, strict=True):
         assert indices == other_indices and ours.image_sizes == theirs.image_sizes
@@ -66,6 +67,8 @@ def test_sentences_come_one_by_one_or_with_their_picture(cfg, tmp_path, monkeypa
     write_flickr(tmp_path)
     monkeypatch.setenv("DATASET", str(tmp_path))
     cfg.DATASETS.TEST, cfg.TEST.IMS_PER_BATCH = ("flickr30k_test",), 1
-    (in_order,), (together,) = (make_data_loader(cfg, is_train=False, by_shape=choice) for choice in (False, True))
+    (in_order,), (together,) = (
+        make_data_loader(cfg, is_train=False, for_evaluation=choice) for choice in (False, True)
+    )
     assert list(in_order.batch_sampler) == [[0], [1], [2], [3], [4], [5]]
     assert list(together.batch_sampler) == [[0, 1], [2, 3], [4, 5]]
