@@ -207,8 +207,19 @@ def _stored_result(folder: Path, key: str, options: TuningOptions) -> TuningResu
     path = folder / RESULT_FILE
     if not comm.is_main_process() or options.run.resume != RESUME_AUTO or not path.is_file():
         return None
-    content = _read_json(path)
-    return TuningResult(**content) if content.pop("key", None) == key else None
+    try:
+        content = _read_json(path)
+        if content.pop("key", None) != key:
+            return None
+        result = TuningResult(**content)
+    except (ValueError, TypeError, AttributeError) as error:
+        logger.warning("%s cannot be read (%s): testing anew", path, error)
+        return None
+    name = Path(result.checkpoint).name
+    if name in (BEST, FINAL) and not (folder / name).is_file():
+        logger.warning("%s is about %s, which is gone: testing what there is", path, name)
+        return None
+    return result
 
 
 def _forget(folder: Path, options: TuningOptions) -> None:

@@ -112,6 +112,22 @@ def test_the_same_command_again_does_nothing_anew(data, model, tmp_path, capsys)
     assert told(capsys) == first and (out / "model_final.pth").stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize("loss", ["results", "best"])
+def test_a_damaged_result_is_made_anew(data, model, tmp_path, capsys, loss):
+    """A damaged results.json, and weights that were removed: what there is gets tested, without training anew."""
+    out = tmp_path / "out"
+    assert main(command(data, model, out, "--mode", "linear")) == 0
+    first, written = told(capsys), (out / "model_final.pth").stat().st_mtime_ns
+    if loss == "results":
+        (out / "results.json").write_text("{")
+    else:
+        (out / "model_best.pth").unlink()
+    assert main(command(data, model, out, "--mode", "linear")) == 0
+    again = told(capsys)
+    assert (out / "model_final.pth").stat().st_mtime_ns == written and len(again) == len(first)
+    assert again == first or loss == "best"
+
+
 def test_what_is_chosen(data, model, tmp_path):
     cfg, name, classes, choices = plan_own_data(own(data, model, tmp_path, mode="full"))
     assert (name, classes) == (str(model), ["cup", "dog"])
