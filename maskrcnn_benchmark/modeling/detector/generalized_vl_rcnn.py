@@ -75,7 +75,7 @@ class GeneralizedVLRCNN(nn.Module):
         self.frozen_images: FrozenImageEncoder | None = None
         self.text_memory = TextMemory()
         self.picture_memory: PictureMemory | None = None
-        self.register_load_state_dict_post_hook(_forget_acceleration)
+        self.register_load_state_dict_post_hook(_forget_weights)
         self.freezing.freeze_at_construction(self)
 
     @classmethod
@@ -104,12 +104,13 @@ class GeneralizedVLRCNN(nn.Module):
         """Sets the mode of all modules, then fixes what the configuration freezes; returns the model."""
         super().train(mode)
         self.freezing.apply(self)
-        _forget_acceleration(self)
+        if self.acceleration is not None:
+            self.acceleration.forget()
         return self
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)
-        _forget_acceleration(self)
+        _forget_weights(self)
         return self
 
     def use_precision(self, name: str | None, *, use_graphs: bool = True) -> "GeneralizedVLRCNN":
@@ -128,7 +129,7 @@ class GeneralizedVLRCNN(nn.Module):
 
     def forget_prepared_weights(self) -> None:
         """To be called after weights were changed in place: what was prepared or recorded of them is made anew."""
-        _forget_acceleration(self)
+        _forget_weights(self)
         self.use_training_graphs(self.training_graphs is not None)
 
     def use_training_graphs(self, is_on: bool = True) -> "GeneralizedVLRCNN":
@@ -466,7 +467,7 @@ class GeneralizedVLRCNN(nn.Module):
         return classes_as_tokens(text, self.knowledge.aggregation, batch_size), positive_map
 
 
-def _forget_acceleration(model: GeneralizedVLRCNN, *_) -> None:
+def _forget_weights(model: GeneralizedVLRCNN, *_) -> None:
     model.text_memory.clear()
     if model.acceleration is not None:
         model.acceleration.forget()
