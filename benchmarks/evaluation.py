@@ -37,12 +37,12 @@ from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.wrapped_loader import WrappedLoader
-from maskrcnn_benchmark.engine import evaluation_run
-from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, evaluate_task
 from maskrcnn_benchmark.engine.finders import Item, PromptFinder
 from maskrcnn_benchmark.engine.inference import make_finder
 from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.testing import evaluation_run
+from maskrcnn_benchmark.engine.testing.evaluation_run import EvaluationOptions, evaluate_task
 from maskrcnn_benchmark.structures.image_list import ImageList
 from maskrcnn_benchmark.text.queries import prompts_from_dataset
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION, PRECISION_NAMES

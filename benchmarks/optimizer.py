@@ -24,7 +24,7 @@ from scaling import NANO, configuration
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from maskrcnn_benchmark.engine.guarded_step import GuardedStep
+from maskrcnn_benchmark.engine.training.guarded_step import GuardedStep
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import ModelEma, make_optimizer
 from maskrcnn_benchmark.solver.gradient_clipping import clip_each_norm, clip_full_model

@@ -24,9 +24,9 @@ import workload
 from measure import ROOT, machine, synchronise
 
 from maskrcnn_benchmark.config import CfgNode, default_config
-from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
-from maskrcnn_benchmark.engine.training_run import record_steps
+from maskrcnn_benchmark.engine.training.parallel import ParallelOptions, distribute
+from maskrcnn_benchmark.engine.training.training_run import record_steps
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.structures.bounding_box import BoxList

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from training import WITHOUT_CHECKPOINTS
 
 from maskrcnn_benchmark.config import CfgNode
-from maskrcnn_benchmark.engine.feature_cache import FeatureCache
 from maskrcnn_benchmark.engine.trainer import Trainer
-from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
+from maskrcnn_benchmark.engine.tuning.feature_cache import FeatureCache
+from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures

@@ -7,7 +7,7 @@ import sys
 import torch
 from toy_run import MeanModel, load_tool
 
-from maskrcnn_benchmark.engine import training_run
+from maskrcnn_benchmark.engine.training import training_run
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 

@@ -10,7 +10,7 @@ from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
 from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions
-from maskrcnn_benchmark.engine.validation import Validation
+from maskrcnn_benchmark.engine.training.validation import Validation
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.checkpoint import Checkpointer
 from maskrcnn_benchmark.utils.random_state import seed_everything

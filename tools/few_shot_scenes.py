@@ -24,10 +24,10 @@ from maskrcnn_benchmark.cli.console import OK, PARTIAL_FAILURE, Parser, processo
 from maskrcnn_benchmark.cli.predict import DEFAULT_MODEL, count
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.engine.devices import resolve_device
-from maskrcnn_benchmark.engine.evaluation_run import EvaluationOptions, Task, evaluate_tasks
-from maskrcnn_benchmark.engine.finetune import TuningOptions, fine_tune
-from maskrcnn_benchmark.engine.own_data import RECIPES, OwnData, plan_own_data
-from maskrcnn_benchmark.engine.task_model import TaskModel
+from maskrcnn_benchmark.engine.testing.evaluation_run import EvaluationOptions, Task, evaluate_tasks
+from maskrcnn_benchmark.engine.testing.task_model import TaskModel
+from maskrcnn_benchmark.engine.tuning.finetune import TuningOptions, fine_tune
+from maskrcnn_benchmark.engine.tuning.own_data import RECIPES, OwnData, plan_own_data
 from maskrcnn_benchmark.scenes.dataset import write_dataset
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 
 from maskrcnn_benchmark.cli.console import report_errors
 from maskrcnn_benchmark.cli.tools import parse_tool_arguments
-from maskrcnn_benchmark.engine.evaluation_run import run_test as test
-from maskrcnn_benchmark.engine.finetune_arguments import add_arguments
-from maskrcnn_benchmark.engine.finetune_run import run
-from maskrcnn_benchmark.engine.training_run import train
-from maskrcnn_benchmark.engine.tuning_modes import report_freeze_options, tuning_highlevel_override
+from maskrcnn_benchmark.engine.testing.evaluation_run import run_test as test
+from maskrcnn_benchmark.engine.training.training_run import train
+from maskrcnn_benchmark.engine.tuning.finetune_arguments import add_arguments
+from maskrcnn_benchmark.engine.tuning.finetune_run import run
+from maskrcnn_benchmark.engine.tuning.tuning_modes import report_freeze_options, tuning_highlevel_override
 from maskrcnn_benchmark.utils import env  # noqa: F401  runs the site's set-up
 
 __all__ = ["main", "report_freeze_options", "test", "train", "tuning_highlevel_override"]

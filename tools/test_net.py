@@ -7,7 +7,7 @@ import sys
 
 from maskrcnn_benchmark.cli.console import report_errors
 from maskrcnn_benchmark.cli.tools import run_evaluation
-from maskrcnn_benchmark.engine.evaluation_run import run_test
+from maskrcnn_benchmark.engine.testing.evaluation_run import run_test
 from maskrcnn_benchmark.utils import env  # noqa: F401  runs the site's set-up
 
 __all__ = ["run_test"]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from maskrcnn_benchmark.cli.console import report_errors
 from maskrcnn_benchmark.cli.tools import parse_tool_arguments
 from maskrcnn_benchmark.engine.launch import setup_for_distributed
-from maskrcnn_benchmark.engine.training_arguments import add_arguments
-from maskrcnn_benchmark.engine.training_run import run, train
+from maskrcnn_benchmark.engine.training.training_arguments import add_arguments
+from maskrcnn_benchmark.engine.training.training_run import run, train
 from maskrcnn_benchmark.utils import env  # noqa: F401  runs the site's set-up
 
 __all__ = ["main", "setup_for_distributed", "train"]

@@ -2,7 +2,7 @@
 
 import argparse
 
-from maskrcnn_benchmark.engine.evaluation_arguments import add_arguments
+from maskrcnn_benchmark.engine.testing.evaluation_arguments import add_arguments
 
 _EXAMPLES = """examples:
   glip scenes --out DATASET/scenes/val --num 200 --seed 1
@@ -26,6 +26,6 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns the exit code."""
-    from maskrcnn_benchmark.engine import evaluation_run
+    from maskrcnn_benchmark.engine.testing import evaluation_run
 
     return evaluation_run.run(args, args.opts)

@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f"--seed {args.seed}: give a number from 0 to {MOST_SEEDS - 1}")
     check_output_folder(args.output, "--output")
     from maskrcnn_benchmark.engine.devices import resolve_device
-    from maskrcnn_benchmark.engine.own_data import OwnData, plan_own_data
-    from maskrcnn_benchmark.engine.own_tuning import tune_on_own_data
+    from maskrcnn_benchmark.engine.tuning.own_data import OwnData, plan_own_data
+    from maskrcnn_benchmark.engine.tuning.own_tuning import tune_on_own_data
     from maskrcnn_benchmark.utils.logger import setup_logger
 
     own = OwnData(

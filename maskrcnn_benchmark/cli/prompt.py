@@ -49,8 +49,8 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from maskrcnn_benchmark.data.datasets.coco import COCODataset
-    from maskrcnn_benchmark.engine.own_annotations import checked_annotations
-    from maskrcnn_benchmark.engine.prompt_search import PromptSearch, read_candidates, write_caption_prompt
+    from maskrcnn_benchmark.engine.tuning.own_annotations import checked_annotations
+    from maskrcnn_benchmark.engine.tuning.prompt_search import PromptSearch, read_candidates, write_caption_prompt
 
     content = checked_annotations(args.data, args.images, sorts_categories=False)
     with TemporaryDirectory() as folder:

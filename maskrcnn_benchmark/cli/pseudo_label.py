@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     from maskrcnn_benchmark.data.image_text_pairs import find_shards
     from maskrcnn_benchmark.engine.devices import resolve_device
     from maskrcnn_benchmark.engine.launch import process_group
-    from maskrcnn_benchmark.engine.pseudo_label import LabelOptions
-    from maskrcnn_benchmark.engine.pseudo_label_run import DATASET, STATISTICS, label_pairs
+    from maskrcnn_benchmark.engine.pseudo_labels.pseudo_label import LabelOptions
+    from maskrcnn_benchmark.engine.pseudo_labels.pseudo_label_run import DATASET, STATISTICS, label_pairs
     from maskrcnn_benchmark.utils import comm
     from maskrcnn_benchmark.utils.logger import setup_logger
 

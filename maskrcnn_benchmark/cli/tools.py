@@ -24,27 +24,27 @@ def parse_tool_arguments(
 
 def run_evaluation(description: str | None, argv: Sequence[str] | None = None) -> int:
     """A program that evaluates: reads its command line, evaluates, and returns the exit code."""
-    from maskrcnn_benchmark.engine import evaluation_arguments
+    from maskrcnn_benchmark.engine.testing import evaluation_arguments
 
     args, opts = parse_tool_arguments(description, evaluation_arguments.add_arguments, argv)
-    from maskrcnn_benchmark.engine import evaluation_run
+    from maskrcnn_benchmark.engine.testing import evaluation_run
 
     return evaluation_run.run(args, opts)
 
 
 def run_visualization(description: str | None, argv: Sequence[str] | None = None) -> int:
     """A program that draws: reads its command line, draws, and returns the exit code."""
-    from maskrcnn_benchmark.engine import evaluation_arguments
+    from maskrcnn_benchmark.engine.testing import evaluation_arguments
 
     args, opts = parse_tool_arguments(description, evaluation_arguments.add_drawing_arguments, argv)
-    from maskrcnn_benchmark.engine import visualization_run
+    from maskrcnn_benchmark.engine.testing import visualization_run
 
     return visualization_run.run(args, opts)
 
 
 def run_checkpoint_evaluation(description: str | None, argv: Sequence[str] | None = None) -> int:
     """A program that evaluates the checkpoints of a run: reads its command line, and returns the exit code."""
-    from maskrcnn_benchmark.engine import checkpoint_evaluation
+    from maskrcnn_benchmark.engine.testing import checkpoint_evaluation
 
     args, opts = parse_tool_arguments(description, checkpoint_evaluation.add_arguments, argv)
     return checkpoint_evaluation.run(args, opts)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from maskrcnn_benchmark.engine.training_arguments import add_arguments
+from maskrcnn_benchmark.engine.training.training_arguments import add_arguments
 
 _EXAMPLES = """examples:
   glip scenes --out DATASET/scenes/train --num 2000
@@ -25,6 +25,6 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns the exit code."""
-    from maskrcnn_benchmark.engine import training_run
+    from maskrcnn_benchmark.engine.training import training_run
 
     return training_run.run(args, args.opts)

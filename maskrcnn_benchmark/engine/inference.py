@@ -22,7 +22,6 @@ from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
-from maskrcnn_benchmark.engine.dataset_figures import Result, evaluate_predictions, figures_of
 from maskrcnn_benchmark.engine.finders import (
     CaptionFinder,
     ClosedSetFinder,
@@ -33,8 +32,9 @@ from maskrcnn_benchmark.engine.finders import (
     KnowledgeFinder,
     PromptFinder,
 )
-from maskrcnn_benchmark.engine.prediction_store import PredictionStore, open_store
-from maskrcnn_benchmark.engine.result_pictures import DEFAULT_THRESHOLD, save_pictures
+from maskrcnn_benchmark.engine.testing.dataset_figures import Result, evaluate_predictions, figures_of
+from maskrcnn_benchmark.engine.testing.prediction_store import PredictionStore, open_store
+from maskrcnn_benchmark.engine.testing.result_pictures import DEFAULT_THRESHOLD, save_pictures
 from maskrcnn_benchmark.engine.tta import TestTimeAugmentation
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import GeneralizedVLRCNN
 from maskrcnn_benchmark.structures.bounding_box import BoxList

@@ -16,15 +16,15 @@ from torch.optim import Optimizer
 from maskrcnn_benchmark.data.reproducible import describe_item
 from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
-from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
-from maskrcnn_benchmark.engine.guarded_step import GuardedStep, StepMonitor
-from maskrcnn_benchmark.engine.loss_guard import LossGuard
-from maskrcnn_benchmark.engine.parallel import exchanges_gradients, gathered
-from maskrcnn_benchmark.engine.progress import Progress
-from maskrcnn_benchmark.engine.stop_request import StopRequest, stop_on_sigterm
-from maskrcnn_benchmark.engine.trainer_options import TrainerOptions, amp_dtype, checkpoint_period_of
-from maskrcnn_benchmark.engine.training_report import REPORT_FILE, forget_report, report_training
-from maskrcnn_benchmark.engine.validation import Validation, make_validation
+from maskrcnn_benchmark.engine.training.accumulation import TrainingBatch, backward_in_parts
+from maskrcnn_benchmark.engine.training.guarded_step import GuardedStep, StepMonitor
+from maskrcnn_benchmark.engine.training.loss_guard import LossGuard
+from maskrcnn_benchmark.engine.training.parallel import exchanges_gradients, gathered
+from maskrcnn_benchmark.engine.training.progress import Progress
+from maskrcnn_benchmark.engine.training.stop_request import StopRequest, stop_on_sigterm
+from maskrcnn_benchmark.engine.training.trainer_options import TrainerOptions, amp_dtype, checkpoint_period_of
+from maskrcnn_benchmark.engine.training.training_report import REPORT_FILE, forget_report, report_training
+from maskrcnn_benchmark.engine.training.validation import Validation, make_validation
 from maskrcnn_benchmark.solver import (
     ModelEma,
     WarmupReduceLROnPlateau,

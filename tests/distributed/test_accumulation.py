@@ -9,8 +9,8 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.distributed.fsdp import fully_shard
 from two_processes import run_two
 
-from maskrcnn_benchmark.engine.accumulation import TrainingBatch, backward_in_parts
-from maskrcnn_benchmark.engine.guarded_step import GuardedStep
+from maskrcnn_benchmark.engine.training.accumulation import TrainingBatch, backward_in_parts
+from maskrcnn_benchmark.engine.training.guarded_step import GuardedStep
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList
 

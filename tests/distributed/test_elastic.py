@@ -12,7 +12,7 @@ from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 PROGRAM = """
 import os, signal, sys
 from toy_run import MeanModel, load_tool
-from maskrcnn_benchmark.engine import training_run
+from maskrcnn_benchmark.engine.training import training_run
 
 class KilledModel(MeanModel):
     calls = 0

@@ -18,12 +18,12 @@ from maskrcnn_benchmark.data.build import make_data_loader
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.samplers import DistributedSampler
 from maskrcnn_benchmark.data.worker_errors import WorkerLost
-from maskrcnn_benchmark.engine.dataset_figures import figures_of
 from maskrcnn_benchmark.engine.finders import ForwardPromptFinder, Item
 from maskrcnn_benchmark.engine.inference import inference, measure_model
 from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.model_files import find_model
-from maskrcnn_benchmark.engine.prediction_store import PATTERN, PredictionStore
+from maskrcnn_benchmark.engine.testing.dataset_figures import figures_of
+from maskrcnn_benchmark.engine.testing.prediction_store import PATTERN, PredictionStore
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.scenes.dataset import write_dataset

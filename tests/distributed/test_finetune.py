@@ -13,8 +13,8 @@ from torch import nn
 from tuning_data import write_task
 from two_processes import run_two
 
-from maskrcnn_benchmark.engine import training_run
-from maskrcnn_benchmark.engine.finetune import TuningOptions, TuningResult, fine_tune
+from maskrcnn_benchmark.engine.training import training_run
+from maskrcnn_benchmark.engine.tuning.finetune import TuningOptions, TuningResult, fine_tune
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 

@@ -9,9 +9,9 @@ from tiny_detector import make_text_folder, positive_rows, random_images, target
 from torch import nn
 from two_processes import run_two
 
-from maskrcnn_benchmark.engine.parallel import ParallelOptions, distribute, gathered
 from maskrcnn_benchmark.engine.trainer import Trainer, TrainerOptions, amp_dtype
-from maskrcnn_benchmark.engine.training_run import record_steps
+from maskrcnn_benchmark.engine.training.parallel import ParallelOptions, distribute, gathered
+from maskrcnn_benchmark.engine.training.training_run import record_steps
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.solver import make_lr_scheduler, make_optimizer
 from maskrcnn_benchmark.utils import comm

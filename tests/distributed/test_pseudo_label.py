@@ -15,8 +15,8 @@ from maskrcnn_benchmark.data.image_text_pairs import find_shards
 from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.engine.loading import load_model
 from maskrcnn_benchmark.engine.model_files import find_model
-from maskrcnn_benchmark.engine.pseudo_label import LabelOptions
-from maskrcnn_benchmark.engine.pseudo_label_run import Outcome, label_pairs
+from maskrcnn_benchmark.engine.pseudo_labels.pseudo_label import LabelOptions
+from maskrcnn_benchmark.engine.pseudo_labels.pseudo_label_run import Outcome, label_pairs
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.scenes.generator import generate_scene
 from maskrcnn_benchmark.utils import comm

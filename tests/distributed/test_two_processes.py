@@ -11,8 +11,8 @@ from nested_equality import assert_equal
 from toy_training import toy_loader, toy_trainer
 from two_processes import run_two
 
-from maskrcnn_benchmark.engine.guarded_step import LossNotFinite
-from maskrcnn_benchmark.engine.parallel import ParallelOptions, replicate
+from maskrcnn_benchmark.engine.training.guarded_step import LossNotFinite
+from maskrcnn_benchmark.engine.training.parallel import ParallelOptions, replicate
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 

@@ -5,7 +5,7 @@ from two_pictures import two_pictures_config
 
 from maskrcnn_benchmark.data.build import make_data_loader
 from maskrcnn_benchmark.engine.inference import inference
-from maskrcnn_benchmark.engine.training_run import RunOptions, train
+from maskrcnn_benchmark.engine.training.training_run import RunOptions, train
 from maskrcnn_benchmark.utils.random_state import seed_everything
 
 

@@ -14,7 +14,7 @@ from recorded_run import train
 from toy_run import write_config
 from two_pictures import two_pictures_config
 
-from maskrcnn_benchmark.engine import training_run
+from maskrcnn_benchmark.engine.training import training_run
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
 TESTS = Path(__file__).parents[1]

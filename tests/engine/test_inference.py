@@ -12,9 +12,9 @@ from evaluation_data import write_flickr
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import make_data_loader
-from maskrcnn_benchmark.engine.dataset_figures import figures_of
 from maskrcnn_benchmark.engine.inference import find_predictions, inference, measure_model
-from maskrcnn_benchmark.engine.prediction_store import PredictionStore
+from maskrcnn_benchmark.engine.testing.dataset_figures import figures_of
+from maskrcnn_benchmark.engine.testing.prediction_store import PredictionStore
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer

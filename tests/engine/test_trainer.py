@@ -7,9 +7,9 @@ import pytest
 import torch
 from toy_training import CAPTIONS, toy_loader, toy_trainer
 
-from maskrcnn_benchmark.engine.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.trainer import TrainerOptions, targets_on_device
-from maskrcnn_benchmark.engine.validation import Validation
+from maskrcnn_benchmark.engine.training.guarded_step import LossNotFinite
+from maskrcnn_benchmark.engine.training.validation import Validation
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from maskrcnn_benchmark.engine.finetune_plan import task_files as tuning_files
+from maskrcnn_benchmark.engine.tuning.finetune_plan import task_files as tuning_files
 from maskrcnn_benchmark.evaluation.odinw import (
     ODINW_13,
     ODINW_35,

@@ -10,7 +10,7 @@ from seeds.test_finetuning_commands import PotholeSetting, TuningSetting, run_he
 from tiny_detector import REPOSITORY
 
 from maskrcnn_benchmark.cli.main import main
-from maskrcnn_benchmark.engine.tuning_modes import TUNING_MODES
+from maskrcnn_benchmark.engine.tuning.tuning_modes import TUNING_MODES
 
 SECTION = re.search(
     r"^## Fine-tuning$(.*?)^## ", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from maskrcnn_benchmark.engine.guarded_step import GuardedStep
+from maskrcnn_benchmark.engine.training.guarded_step import GuardedStep
 from maskrcnn_benchmark.solver import ModelEma, clip_before_step
 from maskrcnn_benchmark.solver.loss_scale import LossScaler
 from maskrcnn_benchmark.solver.optimizer import GroupMerger, MergedAdamW, MergedSGD

@@ -9,7 +9,7 @@ from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
 from maskrcnn_benchmark.structures.image_list import ImageList
 
 PictureMemory = Callable[[ImageList, Callable[[Tensor], tuple[Tensor, ...]]], tuple[Tensor, ...]]
-"""(pictures with names, what encodes one of them) -> levels: see `engine.feature_cache`."""
+"""(pictures with names, what encodes one of them) -> levels: see `engine.tuning.feature_cache`."""
 
 
 class FeaturePyramid(NamedTuple):

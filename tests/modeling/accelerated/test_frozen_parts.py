@@ -10,8 +10,8 @@ import tiny_detector
 import torch
 from triton_interpreter import interpreted_kernels
 
-from maskrcnn_benchmark.engine.feature_cache import FeatureCache
-from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
+from maskrcnn_benchmark.engine.tuning.feature_cache import FeatureCache
+from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.accelerated import frozen_parts
 from maskrcnn_benchmark.modeling.accelerated.dyconv import AcceleratedDyConv
 from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity

@@ -6,7 +6,7 @@ import pytest
 import tiny_detector
 import torch
 
-from maskrcnn_benchmark.engine.tuning_modes import TUNING_MODES, trainable_names, tuning_highlevel_override
+from maskrcnn_benchmark.engine.tuning.tuning_modes import TUNING_MODES, trainable_names, tuning_highlevel_override
 from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs
 from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity
 

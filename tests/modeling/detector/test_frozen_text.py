@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_detector import make_text_folder, positive_rows, random_images, scramble, target, tiny_config
 
-from maskrcnn_benchmark.engine.tuning_modes import tuning_highlevel_override
+from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.detector.frozen_text import TextMemory
 

@@ -1,0 +1,1 @@
+"""Pseudo-labels: a teacher's boxes for pictures with captions."""

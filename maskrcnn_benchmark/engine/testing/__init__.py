@@ -1,0 +1,1 @@
+"""Evaluation runs: tasks, stored predictions, figures and pictures of results."""

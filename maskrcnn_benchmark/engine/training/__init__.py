@@ -1,0 +1,1 @@
+"""Training from a configuration: the loop's parts, checks, validation and reports."""
