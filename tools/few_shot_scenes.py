@@ -3,8 +3,8 @@
     python tools/few_shot_scenes.py --output OUTPUT/few_shot [--modes full prompt linear] [--shots 1 3] [--processes 9]
 
 Training, validation and test scenes are generated once and lie beside the runs; the test set decides nothing. Several
-trainings at a time (--processes) share the GPU, which one alone leaves idle for the most part. The same command goes on
-where it was stopped. Ends with a table of AP on the test set in percent, mean and spread over seeds.
+trainings at a time (--processes) share the GPUs, which one alone leaves idle for the most part. The same command goes
+on where it was stopped. Ends with a table of AP on the test set in percent, mean and spread over seeds.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import product
 from multiprocessing import get_context
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -83,11 +84,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return OK
 
 
-def _start_process(args: argparse.Namespace) -> None:
-    """Opens the log, and shares the processors among the trainings."""
+def _start_process(args: argparse.Namespace, number: Synchronized | None = None) -> None:
+    """Opens the log; a process of several takes the next GPU, and its share of the processors.
+
+    number: of processes that were started before.
+    """
     setup_logger("maskrcnn_benchmark", str(args.output), 0)
-    if args.processes > 1:
-        torch.set_num_threads(max(1, processors() // args.processes))
+    if number is None:
+        return
+    torch.set_num_threads(max(1, processors() // args.processes))
+    with number.get_lock():
+        index, number.value = number.value, number.value + 1
+    if torch.cuda.is_available() and args.device in (None, "cuda"):
+        torch.cuda.set_device(index % torch.cuda.device_count())
 
 
 def results(args: argparse.Namespace) -> Iterator[tuple[Run, float | None]]:
@@ -98,7 +107,7 @@ def results(args: argparse.Namespace) -> Iterator[tuple[Run, float | None]]:
         return
     longest_first = sorted(runs, key=lambda run: -run.shots)
     context = get_context("spawn")  # CUDA does not survive a fork
-    with ProcessPoolExecutor(args.processes, context, _start_process, (args,)) as pool:
+    with ProcessPoolExecutor(args.processes, context, _start_process, (args, context.Value("i", 0))) as pool:
         futures = {pool.submit(train, args, run): run for run in longest_first}
         try:
             for future in as_completed(futures):
