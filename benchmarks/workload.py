@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.data.transforms import Normalize
-from maskrcnn_benchmark.engine.upload import ImageUpload
+from maskrcnn_benchmark.data.upload import ImageUpload
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.text.prompt import Prompt, build_prompts

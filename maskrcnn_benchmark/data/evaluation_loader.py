@@ -14,7 +14,8 @@ from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
 from maskrcnn_benchmark.data.transforms.transforms import Compose
 from maskrcnn_benchmark.data.transport import PackingCollator, unpack_batch
-from maskrcnn_benchmark.engine.upload import ImageUpload, split_transforms
+from maskrcnn_benchmark.data.upload import ImageUpload, split_transforms
+from maskrcnn_benchmark.data.wrapped_loader import WrappedLoader
 from maskrcnn_benchmark.structures.image_list import ImageList
 
 
@@ -96,33 +97,20 @@ class ByteCollator:
         return ImageList(padded, sizes), targets, indices
 
 
-class UploadingLoader:
+class UploadingLoader(WrappedLoader):
     """A loader over packed batches of bytes that yields unpacked ones, normalised on the device.
 
     Args:
-        loader: its collator is a PackingCollator of a ByteCollator.
+        loader: its collator is a PackingCollator of a ByteCollator; the pictures of its dataset are bytes.
         upload: makes numbers of bytes.
     """
 
     def __init__(self, loader: DataLoader, upload: ImageUpload):
-        self.loader, self.upload = loader, upload
-
-    @property
-    def dataset(self) -> Dataset:
-        """The test set; its pictures come as bytes."""
-        return self.loader.dataset
-
-    @property
-    def batch_sampler(self) -> Any:
-        """The `EvaluationBatches` of the loader."""
-        return self.loader.batch_sampler
-
-    def __len__(self) -> int:
-        return len(self.loader)
+        super().__init__(loader)
+        self.upload = upload
 
     def __iter__(self) -> Iterator[tuple[ImageList, tuple, tuple]]:
-        for packed in self.loader:
-            yield self._unpacked(packed)
+        return map(self._unpacked, self.loader)
 
     def collate_fn(self, items: list) -> tuple[ImageList, tuple, tuple]:
         """The batch of some items of the dataset."""

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.transforms import build_transforms
+from maskrcnn_benchmark.data.upload import ImageUpload, split_transforms
 from maskrcnn_benchmark.engine.devices import resolve_device
 from maskrcnn_benchmark.engine.image_io import as_rgb_array
 from maskrcnn_benchmark.engine.loading import load_model
@@ -27,7 +28,6 @@ from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.selection import Selection
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.engine.tuning.adapter import Adapter, restore
-from maskrcnn_benchmark.engine.upload import ImageUpload, split_transforms
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.caption import PhraseLike, prompts_from_caption

@@ -9,7 +9,7 @@ from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data import evaluation_loader
 from maskrcnn_benchmark.data.build import make_data_loader
 from maskrcnn_benchmark.data.evaluation_loader import UploadingLoader, images_per_test_batch
-from maskrcnn_benchmark.engine.upload import ImageUpload, split_transforms
+from maskrcnn_benchmark.data.upload import ImageUpload, split_transforms
 
 
 @pytest.fixture

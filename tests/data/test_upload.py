@@ -7,7 +7,7 @@ from PIL import Image
 
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.data.transforms import Compose, Normalize, ToTensor, build_transforms
-from maskrcnn_benchmark.engine.upload import ImageUpload, split_transforms
+from maskrcnn_benchmark.data.upload import ImageUpload, split_transforms
 from maskrcnn_benchmark.structures.image_list import to_image_list
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
