@@ -94,7 +94,7 @@ def measure(cfg: CfgNode, device: torch.device, args: argparse.Namespace) -> Mea
     trainer, batch = make_trainer(cfg, device, args)
     trainer.model.train()
     for _ in range(args.warm_up):
-        trainer._train_batch(batch, 0.0)
+        trainer.train_batch(batch)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     seconds = []
@@ -103,7 +103,7 @@ def measure(cfg: CfgNode, device: torch.device, args: argparse.Namespace) -> Mea
         comm.synchronize()
         start = time.perf_counter()
         for _ in range(STEPS_PER_ROUND):
-            trainer._train_batch(batch, 0.0)
+            trainer.train_batch(batch)
         synchronise(device)
         seconds.append((time.perf_counter() - start) / STEPS_PER_ROUND)
     assert trainer.monitor.check() == "" or trainer.step.scaler is not None, "losses are not finite"

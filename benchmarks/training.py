@@ -50,13 +50,13 @@ def measure(args: argparse.Namespace, batch_size: int, dtype: str, *, is_acceler
         trainer, batch = scaling.make_trainer(scaling.configuration(settings), device, settings)
         trainer.model.train()
         for _ in range(args.warm_up):
-            trainer._train_batch(batch, 0.0)
+            trainer.train_batch(batch)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         seconds = time_steps(trainer, batch, args.rounds)
         # A recording's activations count as reserved only.
         peak = max(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) / 2**30
-        kernels = _kernels(lambda: trainer._train_batch(batch, 0.0))
+        kernels = _kernels(lambda: trainer.train_batch(batch))
         trainer.step.finish, trainer.ema = (lambda: torch.zeros((), dtype=torch.bool, device=device)), None
         gradients_s = median(time_steps(trainer, batch, args.rounds))
     finally:
@@ -82,7 +82,7 @@ def time_steps(trainer: Trainer, batch: tuple, rounds: int) -> list[float]:
     for _ in range(rounds):
         start = time.perf_counter()
         for _ in range(STEPS_PER_ROUND):
-            trainer._train_batch(batch, 0.0)
+            trainer.train_batch(batch)
         torch.cuda.synchronize()
         seconds.append((time.perf_counter() - start) / STEPS_PER_ROUND)
     return seconds

@@ -116,7 +116,7 @@ def measure(mode: Mode, args: argparse.Namespace, folder: str, *, records: bool)
         model.picture_memory = FeatureCache(folder, model.backbone, "")
         batch[0].names = [f"picture {number}" for number in range(args.batch_size)]
     for _ in range(args.warm_up):
-        trainer._train_batch(batch, 0.0)
+        trainer.train_batch(batch)
     synchronise(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -132,7 +132,7 @@ def timed_steps(trainer: Trainer, batch: tuple, device: torch.device, args: argp
     while len(seconds) < 3 or (len(seconds) < args.rounds and time.perf_counter() - first < args.seconds):
         start = time.perf_counter()
         for _ in range(args.steps):
-            trainer._train_batch(batch, 0.0)
+            trainer.train_batch(batch)
         synchronise(device)
         seconds.append((time.perf_counter() - start) / args.steps)
     return seconds

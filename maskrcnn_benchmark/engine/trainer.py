@@ -90,7 +90,7 @@ def do_train(
         arguments,
         meters,
         None if val_data_loader is None else make_validation(cfg, val_data_loader, device, meters),
-        make_weight_decay_schedule(cfg, optimizer, scheduler, int(arguments.get("iteration", 0))),
+        make_weight_decay_schedule(cfg, optimizer, scheduler),
         ema_module,
     )
     return trainer.train()
@@ -208,11 +208,43 @@ class Trainer:
             report_training(self.progress.images_per_s, self.validation, self.checkpointer.save_dir)
         return is_finished
 
+    def train_batch(self, batch: Sequence[Any], data_seconds: float = 0.0) -> None:
+        """One iteration: a step of everything on a batch of BatchCollator that was waited for so many seconds.
+
+        Reports and checkpoints are left to `train`; the model must be in training mode.
+        """
+        images, targets, _, positive_map, _, greenlight_map = batch
+        self.iteration += 1
+        self.arguments["iteration"] = self.iteration
+        if self._has_too_few_boxes(targets):
+            return
+        images = images.to(self.device, non_blocking=True)
+        captions = [target.get_field("caption") for target in targets if target.has_field("caption")]
+        targets = targets_on_device(targets, self.device)
+        maps = self._to_device(positive_map), self._to_device(greenlight_map)
+        self.step.begin()
+        losses = backward_in_parts(
+            self.model,
+            TrainingBatch(images, targets, captions, *maps),
+            self.options.accumulation,
+            self.step,
+            self._autocast,
+        )
+        is_skipped = self.step.finish()
+        self.scheduler.step()
+        if self.weight_decay_schedule is not None:
+            self.weight_decay_schedule.step(self.scheduler.last_epoch)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        self.monitor.update(self.iteration, losses, is_skipped)
+        self.progress.update(losses, len(targets), data_seconds)
+        self.guard.watch(self.iteration, losses, is_skipped, batch)
+
     def _train_batches(self) -> bool:
         """The loop over batches; returns whether it came to the end. The workers of the loader are gone then."""
         with contextlib.closing(self._batches()) as batches:
             for batch, data_seconds in batches:
-                self._train_batch(batch, data_seconds)
+                self.train_batch(batch, data_seconds)
                 is_last = self.iteration == self.max_iter
                 if self.iteration % self.options.report_period == 0 or is_last:
                     self._report()
@@ -239,34 +271,6 @@ class Trainer:
                     f"the loader ended after iteration {self.iteration}; its length promises {self.max_iter}"
                 ) from None
             yield batch, time.monotonic() - asked
-
-    def _train_batch(self, batch: Sequence[Any], data_seconds: float) -> None:
-        images, targets, _, positive_map, _, greenlight_map = batch
-        self.iteration += 1
-        self.arguments["iteration"] = self.iteration
-        if self._has_too_few_boxes(targets):
-            return
-        images = images.to(self.device, non_blocking=True)
-        captions = [target.get_field("caption") for target in targets if target.has_field("caption")]
-        targets = targets_on_device(targets, self.device)
-        maps = self._to_device(positive_map), self._to_device(greenlight_map)
-        self.step.begin()
-        losses = backward_in_parts(
-            self.model,
-            TrainingBatch(images, targets, captions, *maps),
-            self.options.accumulation,
-            self.step,
-            self._autocast,
-        )
-        is_skipped = self.step.finish()
-        self.scheduler.step()
-        if self.weight_decay_schedule is not None:
-            self.weight_decay_schedule.step(self.iteration)
-        if self.ema is not None:
-            self.ema.update(self.model)
-        self.monitor.update(self.iteration, losses, is_skipped)
-        self.progress.update(losses, len(targets), data_seconds)
-        self.guard.watch(self.iteration, losses, is_skipped, batch)
 
     def _has_too_few_boxes(self, targets: Sequence[BoxList]) -> bool:
         """Whether to leave the batch out; decided on all pictures of all processes, so that they stay in step.

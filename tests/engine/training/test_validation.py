@@ -108,7 +108,7 @@ def test_a_plateau_lowers_the_rate(tmp_path):
 
 def test_a_run_stopped_at_a_checkpoint_is_measured_when_it_goes_on(tmp_path):
     stopped = toy_trainer(tmp_path, 4, checkpoint_period=2, validation=Validation(Scores(0.1, 0.2)))
-    stopped._train_batch = stop_at(stopped, 2)
+    stopped.train_batch = stop_at(stopped, 2)
     assert not stopped.train()
     rest = toy_trainer(tmp_path, 4, resume=True, checkpoint_period=2, validation=Validation(Scores(0.4, 0.2)))
     assert rest.train()
@@ -117,7 +117,7 @@ def test_a_run_stopped_at_a_checkpoint_is_measured_when_it_goes_on(tmp_path):
 
 
 def stop_at(trainer, iteration: int):
-    train_batch = trainer._train_batch
+    train_batch = trainer.train_batch
 
     def train_and_stop(*batch) -> None:
         train_batch(*batch)
