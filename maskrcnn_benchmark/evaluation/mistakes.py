@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torchvision.ops import box_iou
 from tqdm import tqdm
 
 IOU_THRESHOLD = 0.5
@@ -56,13 +58,8 @@ class Verdict(NamedTuple):
 
 
 def pairwise_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union (N, M) of xyxy boxes (N, 4) and (M, 4), whose ends are edges."""
-    upper = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    lower = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    intersection = (lower - upper).clip(min=0).prod(-1)
-    areas, other_areas = ((b[:, 2:] - b[:, :2]).prod(-1) for b in (boxes, others))
-    union = areas[:, None] + other_areas - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    """Intersection over union (N, M) of xyxy boxes (N, 4) and (M, 4), whose ends are edges; 0 for two without area."""
+    return box_iou(torch.from_numpy(boxes), torch.from_numpy(others)).nan_to_num().numpy()
 
 
 def judge(image: JudgedImage) -> Verdict:

@@ -6,21 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from maskrcnn_benchmark.evaluation.base import Evaluator
 
 TOP_K = (1, 5, 10)
 ALL_TYPES = "all"
 UPPER_BOUND = -1
-
-
-def overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union (N, M) of xyxy boxes (N, 4) and (M, 4), whose ends are edges: without +1."""
-    top_left = torch.maximum(boxes[:, None, :2], others[:, :2])
-    bottom_right = torch.minimum(boxes[:, None, 2:], others[:, 2:])
-    intersection = (bottom_right - top_left).clamp(min=0).prod(-1)
-    areas, other_areas = ((b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (boxes, others))
-    return intersection / (areas[:, None] + other_areas - intersection).clamp(min=torch.finfo(boxes.dtype).tiny)
 
 
 def union_box(boxes: Tensor) -> Tensor:
@@ -79,7 +71,7 @@ class PhraseRecall(Evaluator):
         """Number of better boxes before the first right one, None if no box is right."""
         if self.merge_boxes:
             wanted = union_box(wanted)
-        hits = (overlaps(boxes, wanted) >= self.iou_threshold).any(1).nonzero()
+        hits = (box_iou(boxes, wanted) >= self.iou_threshold).any(1).nonzero()
         return int(hits[0]) if len(hits) else None
 
     def summarize(self) -> dict[str, float]:

@@ -20,29 +20,27 @@ class WeightDecaySchedule:
         milestones: iterations at which the learning rate drops, ascending.
         ratio: fraction of a milestone at which the decay drops.
         gamma: factor per drop.
-        iteration: where training starts.
+        steps: that the learning rate's schedule has done where training starts.
     """
 
-    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], ratio: float, gamma: float, iteration: int = 0):
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], ratio: float, gamma: float, steps: int = 0):
         self.optimizer, self.gamma = optimizer, gamma
         self.drops = [milestone * ratio for milestone in milestones]
-        self.next_drop = bisect_right(self.drops, iteration)
+        self.next_drop = bisect_right(self.drops, steps)
 
-    def step(self, iteration: int) -> None:
-        """Call after every iteration with the number of iterations done."""
-        while self.next_drop < len(self.drops) and iteration >= self.drops[self.next_drop]:
+    def step(self, steps: int) -> None:
+        """Call after every step of the learning rate's schedule with the number of them; batches left out have none."""
+        while self.next_drop < len(self.drops) and steps >= self.drops[self.next_drop]:
             for group in self.optimizer.param_groups:
                 group["weight_decay"] *= self.gamma
             self.next_drop += 1
-            logger.info("iteration %d: weight decay multiplied by %g", iteration, self.gamma)
+            logger.info("Step %d: weight decay multiplied by %g", steps, self.gamma)
 
 
-def make_weight_decay_schedule(
-    cfg, optimizer: Optimizer, scheduler: LRScheduler, iteration: int = 0
-) -> WeightDecaySchedule | None:
-    """The schedule of `cfg.SOLVER`; None if it is off or the learning rate has no milestones."""
+def make_weight_decay_schedule(cfg, optimizer: Optimizer, scheduler: LRScheduler) -> WeightDecaySchedule | None:
+    """The schedule of `cfg.SOLVER`, at the step of `scheduler`; None if it is off or the rate has no milestones."""
     if not cfg.SOLVER.WEIGHT_DECAY_SCHEDULE or not isinstance(scheduler, WarmupMultiStepLR):
         return None
     return WeightDecaySchedule(
-        optimizer, scheduler.milestones, cfg.SOLVER.WEIGHT_DECAY_SCHEDULE_RATIO, cfg.SOLVER.GAMMA, iteration
+        optimizer, scheduler.milestones, cfg.SOLVER.WEIGHT_DECAY_SCHEDULE_RATIO, cfg.SOLVER.GAMMA, scheduler.last_epoch
     )

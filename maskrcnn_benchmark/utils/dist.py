@@ -36,8 +36,8 @@ _ORIGINAL_PRINT = builtins.print
 
 
 def get_local_size() -> int:
-    """Number of processes on this machine (``LOCAL_WORLD_SIZE``, as torchrun sets it), 1 without a launcher."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    """Number of processes on this machine, as the launcher says it; 1 without one."""
+    return find_place().local_world_size
 
 
 def reduce_dict(input_dict: dict[str, Tensor], average: bool = True) -> dict[str, Tensor]:

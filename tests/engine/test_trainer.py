@@ -10,6 +10,7 @@ from toy_training import CAPTIONS, toy_loader, toy_trainer
 from maskrcnn_benchmark.engine.trainer import TrainerOptions, targets_on_device
 from maskrcnn_benchmark.engine.training.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.training.validation import Validation
+from maskrcnn_benchmark.solver import WeightDecaySchedule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
@@ -145,6 +146,16 @@ def test_batches_with_too_few_boxes_are_left_out(tmp_path, caplog):
     trainer = toy_trainer(tmp_path, 4, empty=(2, 4, 5), max_negative_share=1.0)
     trainer.train()
     assert trainer.model.calls == 3, "a batch without any box is always left out"
+
+
+def test_weight_decay_drops_by_the_steps_of_the_rate(tmp_path):
+    """A batch left out counts for neither of them."""
+    trainer = toy_trainer(tmp_path, 4, empty=(2,), checkpoint_period=1)
+    trainer.weight_decay_schedule = WeightDecaySchedule(trainer.optimizer, [6], ratio=0.5, gamma=0.1)
+    trainer.train()
+    saved = [read_checkpoint(tmp_path / f"model_{name}.pth") for name in ("0000002", "0000003", "final")]
+    assert [one["scheduler"]["last_epoch"] for one in saved] == [1, 2, 3]
+    assert [one["optimizer"]["param_groups"][0]["weight_decay"] for one in saved] == pytest.approx([0.01, 0.01, 0.001])
 
 
 def test_last_batch_left_out_still_ends_the_run(tmp_path):

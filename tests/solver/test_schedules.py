@@ -162,10 +162,10 @@ def test_schedules_resume(build):
     assert beginning + rates(second, 7) == pytest.approx(whole)
 
 
-def decays(schedule: WeightDecaySchedule, iterations: range) -> list[float]:
+def decays(schedule: WeightDecaySchedule, steps: range) -> list[float]:
     seen = []
-    for iteration in iterations:
-        schedule.step(iteration)
+    for step in steps:
+        schedule.step(step)
         seen.append(schedule.optimizer.param_groups[0]["weight_decay"])
     return seen
 
@@ -175,15 +175,15 @@ def test_weight_decay_drops_before_the_rate(caplog):
     with caplog.at_level(logging.INFO):
         assert decays(schedule, range(1, 8)) == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01, 0.01])
     assert [record.getMessage() for record in caplog.records] == [
-        "iteration 3: weight decay multiplied by 0.1",
-        "iteration 5: weight decay multiplied by 0.1",
+        "Step 3: weight decay multiplied by 0.1",
+        "Step 5: weight decay multiplied by 0.1",
     ]
 
 
 def test_weight_decay_schedule_resumes():
     first = WeightDecaySchedule(optimizer_with(), [6, 9], ratio=0.5, gamma=0.1)
     decays(first, range(1, 5))
-    second = WeightDecaySchedule(first.optimizer, [6, 9], ratio=0.5, gamma=0.1, iteration=4)
+    second = WeightDecaySchedule(first.optimizer, [6, 9], ratio=0.5, gamma=0.1, steps=4)
     assert decays(second, range(5, 8)) == pytest.approx([0.01, 0.01, 0.01])
 
 
@@ -193,7 +193,11 @@ def test_weight_decay_schedule_of_glip_large():
     optimizer = optimizer_with()
     schedule = make_weight_decay_schedule(tree, optimizer, make_lr_scheduler(tree, optimizer))
     assert schedule is not None
-    assert schedule.drops == pytest.approx([446890, 593630])
+    assert schedule.drops == pytest.approx([446890, 593630]) and schedule.next_drop == 0
+    scheduler = make_lr_scheduler(tree, optimizer)
+    scheduler.last_epoch = 446890  # of a checkpoint, whatever batches were left out on the way to it
+    resumed = make_weight_decay_schedule(tree, optimizer, scheduler)
+    assert resumed is not None and resumed.next_drop == 1
     tree.SOLVER.USE_COSINE = True
     assert make_weight_decay_schedule(tree, optimizer, make_lr_scheduler(tree, optimizer)) is None
     assert make_weight_decay_schedule(default_config(), optimizer, WarmupMultiStepLR(optimizer, (6,))) is None

@@ -99,7 +99,13 @@ def test_save_and_print(is_master, tmp_path, monkeypatch, capsys):
     assert (tmp_path / "x.pth").exists() == is_master
 
 
-def test_local_size(monkeypatch):
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    monkeypatch.setenv("LOCAL_RANK", "3")
+TORCHRUN = {"WORLD_SIZE": "8", "RANK": "7", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "3"}
+SLURM = {"SLURM_PROCID": "7", "SLURM_NTASKS": "8", "SLURM_LOCALID": "3", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
+
+
+@pytest.mark.parametrize("variables", [TORCHRUN, SLURM], ids=["torchrun", "srun"])
+def test_place_on_the_machine(monkeypatch, variables):
+    assert (dist.get_local_size(), dist.get_local_rank()) == (1, 0)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert (dist.get_local_size(), dist.get_local_rank()) == (4, 3)
