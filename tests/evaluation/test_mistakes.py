@@ -78,7 +78,5 @@ def test_worst_images_come_first():
 
 
 def test_overlaps():
-    assert pairwise_overlaps(np.array([[0.0, 0, 2, 2], [5, 5, 5, 5]]), np.array([[1.0, 0, 3, 2]])).tolist() == [
-        [pytest.approx(1 / 3)],
-        [0.0],
-    ]
+    boxes, others = np.array([[0.0, 0, 2, 2], [5, 5, 5, 5]]), np.array([[1.0, 0, 3, 2], [5, 5, 5, 5]])
+    assert pairwise_overlaps(boxes, others).tolist() == [[pytest.approx(1 / 3), 0.0], [0.0, 0.0]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from maskrcnn_benchmark.evaluation.phrase_recall import PhraseRecall, overlaps, phrase_ground_truth, union_box
+from maskrcnn_benchmark.evaluation.phrase_recall import PhraseRecall, phrase_ground_truth, union_box
 
 TWO_PEOPLE = torch.tensor([[0.0, 0, 10, 10], [20, 0, 30, 10]])
 ANIMAL = torch.tensor([[50.0, 50, 90, 90]])
@@ -48,12 +48,19 @@ def test_number_of_phrases_must_agree():
         PhraseRecall().update(7, [ANIMAL], [ANIMAL, ANIMAL])
 
 
-def test_overlaps():
-    boxes = torch.tensor([[0.0, 0, 2, 2], [5, 5, 5, 5]])
-    assert overlaps(boxes, torch.tensor([[1.0, 0, 3, 2], [0, 0, 2, 2]])).tolist() == [
-        [pytest.approx(1 / 3), 1.0],
-        [0.0, 0.0],
-    ]
+@pytest.mark.parametrize(
+    "found, is_right", [([0, 0, 5, 10], True), ([0, 0, 4.9, 10], False), ([0, 0, 5.1, 9.7], False)]
+)
+def test_ends_of_boxes_are_edges(found, is_right):
+    recall = PhraseRecall([1])
+    recall.update(1, [torch.tensor([found])], [TWO_PEOPLE[:1]])
+    assert recall.summarize()["Recall@1_all"] == is_right
+
+
+def test_a_box_without_area_is_never_right():
+    recall = PhraseRecall([1])
+    recall.update(1, [torch.tensor([DUMMY])], [torch.tensor([DUMMY])])
+    assert recall.summarize()["Recall@1_all"] == 0.0
 
 
 def test_ground_truth_of_phrases():
