@@ -125,8 +125,21 @@ def test_nothing_left_to_do(num_iterations):
     [BatchSampler(Order([0, 1]), 4, drop_last=True), GroupedBatchSampler(Order([0, 1]), [0, 1], 4, drop_uneven=True)],
 )
 def test_a_pass_without_batches_is_an_error(inner):
-    with pytest.raises(ValueError, match="yields no batch of 4"):
+    with pytest.raises(ValueError, match="no pass over the dataset yields a batch of 4"):
         next(iter(IterationBasedBatchSampler(inner, 10)))
+
+
+def test_a_pass_that_happens_to_have_no_batch_is_followed_by_another_order():
+    """Two wide and two high pictures for two processes: in some orders each process has one of both."""
+    for rank in range(2):
+        grouped = GroupedBatchSampler(DistributedSampler(range(4), 2, rank), [0, 0, 1, 1], 2, drop_uneven=True)
+        passes = []
+        for epoch in range(30):
+            grouped.set_epoch(epoch)
+            passes.append(list(grouped))
+        assert [] in passes and [[2, 3]] in map(lambda one: [sorted(batch) for batch in one], passes)
+        batches = list(IterationBasedBatchSampler(grouped, 20))
+        assert len(batches) == 20 and {tuple(sorted(batch)) for batch in batches} == {(0, 1), (2, 3)}
 
 
 def test_epochs_reach_a_sampler_below_a_grouped_one():
