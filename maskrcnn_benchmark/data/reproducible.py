@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
@@ -13,11 +12,18 @@ ON_ERROR = ("raise", "skip")
 MAX_SKIPPED_IN_A_ROW = 20  # pictures; a disk that is not there is no matter of single pictures
 
 
-class SampleKey(NamedTuple):
-    """Which item to load, and the seed of everything random in it."""
+class SampleKey(int):
+    """Index of an item to load, with the seed of everything random in it."""
 
-    index: int
     seed: int
+
+    def __new__(cls, index: int, seed: int) -> "SampleKey":
+        key = super().__new__(cls, index)
+        key.seed = seed
+        return key
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.seed
 
 
 def sample_seed(*numbers: int) -> int:
@@ -80,7 +86,7 @@ class SeededDataset(Dataset):
     def __getitem__(self, key: SampleKey):
         skipped: list[str] = []
         while True:
-            index = (key.index + len(skipped)) % len(self)
+            index = (key + len(skipped)) % len(self)
             try:
                 with seeded(key.seed):
                     image, target, local_index = self.dataset[index]

@@ -64,7 +64,7 @@ def test_processes_do_not_talk_while_they_load(cfg, monkeypatch):
         [batch for loader in [make_data_loader(cfg, num_replicas=2, rank=rank)] for batch in loader.batch_sampler]
         for rank in (0, 1)
     ]
-    first_pass = [[key.index for batch in order[:3] for key in batch] for order in orders]
+    first_pass = [[index for batch in order[:3] for index in batch] for order in orders]
     assert not set(first_pass[0]) & set(first_pass[1]), "parts of one permutation"
 
 

@@ -71,6 +71,11 @@ def test_start_in_the_middle_continues_the_run():
     assert len(loader(start_iter=2)) == 4
 
 
+def test_batches_are_those_of_indices():
+    """For whoever looks at a loader's sampler, as of the original's."""
+    assert list(loader().batch_sampler) == [[0, 3], [4, 1], [5, 2], [3, 3]]
+
+
 def test_order_drawn_anew_for_every_pass_continues_too():
     """As with DATALOADER.USE_RANDOM_SEED: the seed of a pass is drawn, and another run draws the same one."""
 
@@ -79,7 +84,7 @@ def test_order_drawn_anew_for_every_pass_continues_too():
         run = IterationBasedBatchSampler(BatchSampler(shuffled, 2, drop_last=True), 12)
         chosen = []
         for batch in SeededBatchSampler(run, seed, 0, start_iter):
-            chosen.append([key.index for key in batch])
+            chosen.append(list(map(int, batch)))
             np.random.rand()  # what the rest of the program draws
         return chosen
 
