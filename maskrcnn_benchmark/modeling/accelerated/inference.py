@@ -82,6 +82,49 @@ def own_numbers(precision: Precision, tensor: Tensor) -> Iterator[None]:
         yield
 
 
+class StartedDetection:
+    """A detection that the device was told to do and may still be busy with.
+
+    Args:
+        found: of all texts, the numbers of boxes last; sizes: (height, width) of the image of each text.
+        precision: that it is done in.
+    """
+
+    def __init__(self, found: tuple[Tensor, ...], sizes: Sequence[tuple[int, int]], precision: Precision):
+        self.found, self.sizes, self.precision = found, sizes, precision
+
+    def boxes(self) -> list[BoxList]:
+        """A list for each text, best first, on the device.
+
+        Raises: FloatingPointError if a prediction is infinite or not a number.
+        """
+        found = (*self.found[:-1], self.found[-1].cpu())  # the one wait for the device
+        return _box_lists(found, self.sizes, self.precision)
+
+    def boxes_later(self) -> Callable[[], list[BoxList]]:
+        """As `boxes`, but without the wait: the call of what is returned waits, and has the lists on the CPU."""
+        sizes, precision, counts = self.sizes, self.precision, self.found[-1]
+        on_host = tuple(part.to("cpu", non_blocking=True) for part in self.found)
+        is_there = torch.cuda.current_stream(counts.device).record_event() if counts.is_cuda else None
+
+        def collect() -> list[BoxList]:
+            if is_there is not None:
+                is_there.synchronize()
+            return _box_lists(on_host, sizes, precision)
+
+        return collect
+
+
+def _box_lists(found: tuple[Tensor, ...], sizes: Sequence[tuple[int, int]], precision: Precision) -> list[BoxList]:
+    """Box lists of what was found; the numbers of boxes, which come last, are on the CPU."""
+    if (found[-1] == NOT_FINITE).any():
+        raise FloatingPointError(
+            f"inference in {precision.name} gave numbers that are not finite; use another precision, such as bf16, "
+            "whose range is that of fp32, or fp32"
+        )
+    return to_box_lists(found, sizes)
+
+
 class AcceleratedDetector:
     """Inference with the weights that a GeneralizedVLRCNN has when this is made, and that must not change after that.
 
@@ -120,7 +163,7 @@ class AcceleratedDetector:
             (visual,) = self._images(images)
         return visual, self._shapes[images.shape[2], images.shape[3]]
 
-    def detect(
+    def start_detection(
         self,
         visual: Tensor,
         shape: PyramidShape,
@@ -128,46 +171,12 @@ class AcceleratedDetector:
         text_features: TextFeatures,
         embedding: Tensor,
         positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
-    ) -> list[BoxList]:
-        """Features (B, N, C) and texts -> detections, best first; one list for each text.
+    ) -> StartedDetection:
+        """Features (B, N, C) and texts -> detections, one list for each text, without waiting for the device.
 
         image_sizes: (height, width) of the images without padding. With one image there may be several texts.
-        Raises: FloatingPointError if a prediction is infinite or not a number.
+        Raises: ValueError if there is not one positive map for all texts or one for each.
         """
-        found, sizes = self._enqueue(visual, shape, image_sizes, text_features, embedding, positive_map)
-        return self._box_lists((*found[:-1], found[-1].cpu()), sizes)  # the one wait for the device
-
-    def detect_later(
-        self,
-        visual: Tensor,
-        shape: PyramidShape,
-        image_sizes: Sequence[tuple[int, int]],
-        text_features: TextFeatures,
-        embedding: Tensor,
-        positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
-    ) -> Callable[[], list[BoxList]]:
-        """As `detect`, but without the wait: the call of what is returned waits, and has the lists on the CPU."""
-        found, sizes = self._enqueue(visual, shape, image_sizes, text_features, embedding, positive_map)
-        on_host = tuple(part.to("cpu", non_blocking=True) for part in found)
-        is_there = torch.cuda.current_stream(visual.device).record_event() if visual.is_cuda else None
-
-        def collect() -> list[BoxList]:
-            if is_there is not None:
-                is_there.synchronize()
-            return self._box_lists(on_host, sizes)
-
-        return collect
-
-    def _enqueue(
-        self,
-        visual: Tensor,
-        shape: PyramidShape,
-        image_sizes: Sequence[tuple[int, int]],
-        text_features: TextFeatures,
-        embedding: Tensor,
-        positive_map: PositiveMap | Sequence[PositiveMap] | TokenMap | None,
-    ) -> tuple[tuple[Tensor, ...], list[tuple[int, int]]]:
-        """Starts a detection: what it will find, the numbers of boxes last, and the size of the image of each list."""
         hidden, masks = text_features.hidden, text_features.masks
         sizes = list(image_sizes) * (len(hidden) if len(image_sizes) == 1 else 1)
         matrix, labels = token_matrices(
@@ -179,19 +188,10 @@ class AcceleratedDetector:
         anchors = torch.cat(self.anchors.grid_anchors(shape.sizes, visual.device))
         with own_numbers(self.precision, visual):
             found = self._detect(visual, hidden, masks, embedding, matrix, labels, limits, anchors, shape=shape)
-        return found, sizes
-
-    def _box_lists(self, found: tuple[Tensor, ...], sizes: Sequence[tuple[int, int]]) -> list[BoxList]:
-        """Box lists of what was found; the numbers of boxes, which come last, are on the CPU."""
-        if (found[-1] == NOT_FINITE).any():
-            raise FloatingPointError(
-                f"inference in {self.precision.name} gave numbers that are not finite; use another precision, such as "
-                "bf16, whose range is that of fp32, or fp32"
-            )
-        return to_box_lists(found, sizes)
+        return StartedDetection(found, sizes, self.precision)
 
     def predictions(self, visual: Tensor, shape: PyramidShape, text_features: TextFeatures, embedding: Tensor):
-        """The raw predictions behind `detect`; see `AcceleratedHead`."""
+        """The raw predictions behind `start_detection`; see `AcceleratedHead`."""
         with own_numbers(self.precision, visual):
             return self.head(visual, shape, text_features.hidden, text_features.masks, embedding)
 

@@ -3,15 +3,17 @@
 import contextlib
 import logging
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from maskrcnn_benchmark.modeling.accelerated.inference import (
+    AcceleratedDetector,
+    float32_products,
+    why_not_accelerated,
+)
 from maskrcnn_benchmark.modeling.accelerated.precision import Precision
-
-if TYPE_CHECKING:
-    from maskrcnn_benchmark.modeling.accelerated.inference import AcceleratedDetector
+from maskrcnn_benchmark.ops.kernels.triton_support import triton
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +31,7 @@ class Acceleration:
         self._detector: AcceleratedDetector | None = None
         self._is_checked = False
 
-    def detector(self, model: nn.Module) -> "AcceleratedDetector | None":
+    def detector(self, model: nn.Module) -> AcceleratedDetector | None:
         """The accelerated form of a model in eval mode, None where only its plain modules can run."""
         if model.device.type != "cuda":
             return None
@@ -38,10 +40,7 @@ class Acceleration:
             self._is_checked = True
         return self._detector
 
-    def _make(self, model: nn.Module) -> "AcceleratedDetector | None":
-        from maskrcnn_benchmark.modeling.accelerated.inference import AcceleratedDetector, why_not_accelerated
-        from maskrcnn_benchmark.ops.kernels.triton_support import triton
-
+    def _make(self, model: nn.Module) -> AcceleratedDetector | None:
         reason = "Triton is not installed" if triton is None else why_not_accelerated(model)
         if reason is not None:
             logger.warning("Inference in %s runs on the plain modules (%s).", self.precision.name, reason)
@@ -60,8 +59,6 @@ class Acceleration:
     @contextlib.contextmanager
     def plain_numbers(self, device: torch.device) -> Iterator[None]:
         """The precision as far as the plain modules know it: autocast, and TensorFloat-32 or not."""
-        from maskrcnn_benchmark.modeling.accelerated.inference import float32_products
-
         if device.type != "cuda":
             yield
             return

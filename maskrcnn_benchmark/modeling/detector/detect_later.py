@@ -2,9 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
-
-from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.detector.generalized_vl_rcnn import FeaturePyramid, GeneralizedVLRCNN
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
 from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap
@@ -18,11 +15,8 @@ def detect_later(
 
     Where inference is accelerated this returns as soon as the GPU knows what to do. Elsewhere it computes.
     """
-    accelerated = model._accelerated()
-    if accelerated is None or features.visual is None:
+    started = model.start_detection(features, features.text or text, positive_map)
+    if started is None:
         found = [boxes.to("cpu") for boxes in model.detect(features, text, positive_map)]
         return lambda: found
-    with torch.no_grad():
-        text, embedding = model.rpn.prepare_text(features.text or text)
-    shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
-    return accelerated.detect_later(features.visual, shape, features.image_sizes, text, embedding, positive_map)
+    return started.boxes_later()

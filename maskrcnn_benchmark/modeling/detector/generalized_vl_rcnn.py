@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling.accelerated.frozen_parts import FrozenImageEncoder, accelerate_frozen_layers
+from maskrcnn_benchmark.modeling.accelerated.inference import StartedDetection
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs, why_not_recorded
@@ -322,14 +323,26 @@ class GeneralizedVLRCNN(nn.Module):
         head = self.rpn.head
         if return_features and not head.use_dot_product:
             raise ValueError("return_features needs the dot-product branch (USE_DOT_PRODUCT_TOKEN_LOSS True)")
-        accelerated = self._accelerated()
-        if accelerated is not None and features.visual is not None and not return_features:
-            with torch.no_grad():
-                text, embedding = self.rpn.prepare_text(text)
-            shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
-            return accelerated.detect(features.visual, shape, features.image_sizes, text, embedding, positive_map)
+        started = None if return_features else self.start_detection(features, text, positive_map)
+        if started is not None:
+            return started.boxes()
         with self._plain_numbers():
             return self._detect_plainly(features, text, positive_map, return_features=return_features)
+
+    def start_detection(
+        self,
+        features: FeaturePyramid,
+        text: TextFeatures,
+        positive_map: LabelToTokens | Sequence[LabelToTokens] | TokenMap | None,
+    ) -> StartedDetection | None:
+        """`detect` for one text per image, begun; None where these features are not for accelerated inference."""
+        accelerated = self._accelerated()
+        if accelerated is None or features.visual is None:
+            return None
+        with torch.no_grad():
+            text, embedding = self.rpn.prepare_text(text)
+        shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
+        return accelerated.start_detection(features.visual, shape, features.image_sizes, text, embedding, positive_map)
 
     def _detect_plainly(self, features: FeaturePyramid, text: TextFeatures, positive_map, *, return_features: bool):
         head = self.rpn.head

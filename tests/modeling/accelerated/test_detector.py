@@ -65,11 +65,11 @@ def test_definitions_equal_the_plain_detector(build, base, options):
     tokens = model.tokenize(CAPTIONS, trim=True)
     text, embedding = model.rpn.prepare_text(accelerated.encode_tokens(tokens.input_ids, tokens.attention_mask))
     visual, shape = accelerated.encode_images(images.tensors)
-    found = accelerated.detect(visual, shape, images.image_sizes, text, embedding, MAPS)
+    started = accelerated.start_detection(visual, shape, images.image_sizes, text, embedding, MAPS)
+    found = started.boxes()
     assert min(map(len, found)) > 5
     tiny_detector.assert_same_boxes(found, expected)
-    collect = accelerated.detect_later(visual, shape, images.image_sizes, text, embedding, MAPS)
-    tiny_detector.assert_same_boxes(collect(), expected)
+    tiny_detector.assert_same_boxes(started.boxes_later()(), expected)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def run_accelerated(model, images, positive_map=MAPS, precision="fp32"):
     tokens = model.tokenize(CAPTIONS, trim=True)
     text, embedding = model.rpn.prepare_text(accelerated.encode_tokens(tokens.input_ids, tokens.attention_mask))
     visual, shape = accelerated.encode_images(images.tensors)
-    return accelerated.detect(visual, shape, images.image_sizes, text, embedding, positive_map)
+    return accelerated.start_detection(visual, shape, images.image_sizes, text, embedding, positive_map).boxes()
 
 
 def test_autocast_outside_changes_nothing(build):
@@ -160,8 +160,10 @@ def test_numbers_that_are_not_finite_are_reported(build):
     text, embedding = model.rpn.prepare_text(model.encode_text(CAPTIONS[:1]))
     visual, shape = accelerated.encode_images(images.tensors)
     visual[0, 3, 0] = torch.nan
-    with pytest.raises(FloatingPointError, match="fp32 gave numbers that are not finite"):
-        accelerated.detect(visual, shape, images.image_sizes, text, embedding, MAPS[0])
+    started = accelerated.start_detection(visual, shape, images.image_sizes, text, embedding, MAPS[0])
+    for collect in (started.boxes, started.boxes_later()):
+        with pytest.raises(FloatingPointError, match="fp32 gave numbers that are not finite"):
+            collect()
 
 
 def test_token_matrices():
