@@ -26,12 +26,19 @@ TRAINING_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", 
 
 
 class _InlinePickler(pickle.Pickler):
-    """Stores tensors as numpy arrays, by value."""
+    """Stores tensors as numpy arrays, by value.
+
+    Those without elements would come back with one address for all, whatever their types, which torch.save refuses.
+    """
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, Tensor):
-            return torch.from_numpy, (obj.numpy(),)
+            return (torch.from_numpy, (obj.numpy(),)) if obj.numel() else (_empty, (tuple(obj.shape), obj.dtype))
         return NotImplemented
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty(shape, dtype=dtype)
 
 
 class PackingCollator:
