@@ -102,7 +102,7 @@ class LossGuard:
         try:
             with atomic_path(path) as temporary:
                 write_pickled(_content(outcome, indices), temporary)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # the latter of torch.save; the other processes wait for the message
             return f"{message}, batch not saved ({error})"
         return f"{message}, batch saved in {path}"
 

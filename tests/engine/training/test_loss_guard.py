@@ -67,3 +67,8 @@ def test_batch_that_cannot_be_saved_is_no_second_fault(tmp_path, batches):
     (tmp_path / "file").write_text("")
     with pytest.raises(LossNotFinite, match=r"batch not saved \(.*file"):
         create(folder=tmp_path / "file").watch(1, LOSSES, BAD, batches[0])
+    first, second = batches[0][1]
+    first.bbox = torch.zeros(1, 4)
+    second.bbox = torch.from_numpy(first.bbox.numpy().view("int32"))
+    with pytest.raises(LossNotFinite, match=r"batch not saved \(.*different types"):
+        create(folder=tmp_path).watch(1, LOSSES, BAD, batches[0])
