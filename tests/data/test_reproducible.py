@@ -134,7 +134,8 @@ def test_pictures_without_boxes_can_be_saved(tmp_path):
     """As a batch is whose loss is not finite: boxes and labels have different types, and no elements."""
     _, targets, *_ = unpack_batch(PackingCollator(BatchCollator())([RandomItems()[index] for index in (0, 3)]))
     torch.save([(target.bbox, target.get_field("labels")) for target in targets], tmp_path / "saved.pth")
-    assert [(len(boxes), labels.dtype) for boxes, labels in torch.load(tmp_path / "saved.pth")] == [(0, torch.int64)] * 2
+    saved = torch.load(tmp_path / "saved.pth")
+    assert [(boxes.shape, labels.dtype) for boxes, labels in saved] == [((0, 4), torch.int64)] * 2
 
 
 class BrokenItems(RandomItems):
