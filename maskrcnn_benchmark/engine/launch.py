@@ -43,6 +43,7 @@ def process_group(device_name: str, local_rank_argument: int | None = None) -> I
     """Joins the processes of a launcher, if there is one, for the time of the block; yields the device to use.
 
     A GPU with its number ("cuda:0") is shared by all processes of this machine; they talk through gloo then.
+    Raises: comm.ProcessLost where another process ends within its block.
     """
     place = find_place()
     device = choose_device(device_name, local_rank_of(local_rank_argument))
@@ -57,6 +58,7 @@ def process_group(device_name: str, local_rank_argument: int | None = None) -> I
             device=torch.device("cpu") if is_shared else device,
         )
     try:
-        yield device
+        with comm.lost_process_in_one_line():
+            yield device
     finally:
         comm.destroy_distributed()

@@ -5,8 +5,10 @@ device they live on; Python objects travel through the CPU when the process grou
 """
 
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +21,24 @@ from maskrcnn_benchmark.utils.launchers import find_place
 from maskrcnn_benchmark.utils.rendezvous import agree_on_prefix
 
 GLOO_PAUSE_S = 0.2
+LOST_PROCESS = re.compile(r"(Connection (closed|reset) by peer|remote process exited)[^\n]*")  # gloo, NCCL
 TIMEOUT = timedelta(hours=2)  # a rank may be alone for long: evaluating, or writing a checkpoint
+
+
+class ProcessLost(ConnectionError):
+    """Another process of the run ended while this one was talking to it."""
+
+
+@contextmanager
+def lost_process_in_one_line() -> Iterator[None]:
+    """Within the block ProcessLost is raised for what the backends say about another process that has ended."""
+    try:
+        yield
+    except RuntimeError as error:
+        lost = LOST_PROCESS.search(str(error))
+        if lost is None:
+            raise
+        raise ProcessLost(f"another process of the run has ended ({lost[0]}); its own message says why") from error
 
 
 def is_dist_avail_and_initialized() -> bool:
