@@ -191,7 +191,7 @@ def count_operations(preset: str, size: tuple[int, int]) -> Operations:
     backward_text = count_macs(partial(_backward, (text.hidden, text.embedded)))
     twin = model.to("meta")
     images = torch.empty(1, 3, *size, device="meta")
-    forward_picture = count_macs(lambda: kept.update(levels=twin._encode_pictures(images).levels))
+    forward_picture = count_macs(lambda: kept.update(levels=twin.run_backbone(images).levels))
     backward_picture = count_macs(partial(_backward, kept["levels"]))
     levels = tuple(_leaf(level) for level in kept["levels"])
     shapes = TextFeatures(**{name: None if text[name] is None else _leaf(text[name]) for name in text.keys()})

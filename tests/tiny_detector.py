@@ -94,3 +94,12 @@ def positive_rows(rows: list[list[int]], num_tokens: int) -> Tensor:
     for row, tokens in zip(result, rows, strict=True):
         row[tokens] = 1
     return result
+
+
+def loss_and_gradients(model: nn.Module, arguments: tuple) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Losses of a training call by name, and the gradients of their sum by parameter."""
+    losses = model(*arguments)
+    model.zero_grad()
+    sum(losses.values()).backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    return {name: value.detach() for name, value in losses.items()}, gradients

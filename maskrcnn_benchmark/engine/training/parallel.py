@@ -75,7 +75,7 @@ def distribute(
     """
     if comm.get_world_size() == 1:
         return DistributedModel(model, model)
-    if getattr(model, "training_graphs", None) is not None:
+    if getattr(model, "recorded_training", None) is not None:
         # A recorded backward pass gives all gradients at its end, where one exchange is faster than many.
         comm.broadcast_module(model)
         return DistributedModel(model, model)

@@ -1,17 +1,16 @@
 """GLIP (arXiv:2112.03857): a detector whose classes are the phrases of a caption."""
 
 import contextlib
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from maskrcnn_benchmark.modeling.accelerated.frozen_parts import FrozenImageEncoder, accelerate_frozen_layers
+from maskrcnn_benchmark.modeling.accelerated.frozen_parts import accelerate_frozen_layers
 from maskrcnn_benchmark.modeling.accelerated.inference import StartedDetection
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
-from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs, why_not_recorded
 from maskrcnn_benchmark.modeling.backbone import BackboneOutput, build_backbone
 from maskrcnn_benchmark.modeling.freezing import FreezingPlan
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures, build_language_backbone, build_tokenizer
@@ -23,7 +22,6 @@ from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
 from maskrcnn_benchmark.modeling.postprocess.token_scores import TokenMap, to_device, tokens_named
 from maskrcnn_benchmark.modeling.registry import META_ARCHITECTURES
 from maskrcnn_benchmark.modeling.rpn import build_rpn
-from maskrcnn_benchmark.modeling.rpn.vldyhead import HeadOutputs
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
@@ -31,7 +29,8 @@ from maskrcnn_benchmark.text.mlm import CorruptedTokens, corrupt_tokens
 from .acceleration import Acceleration
 from .features import FeaturePyramid, PictureMemory, RegionWordFeatures
 from .frozen_text import TextMemory
-from .many_texts import maps_of_texts, repeat_outputs, texts_at_a_time
+from .many_texts import check_one_text_per_image, maps_of_texts, repeat_outputs, texts_at_a_time
+from .recorded_training import RecordedTraining
 from .text_policy import TextPolicy
 
 LabelToTokens = Mapping[int, Sequence[int]]
@@ -67,13 +66,12 @@ class GeneralizedVLRCNN(nn.Module):
         self.backbone = backbone
         self.language_backbone = language_backbone
         self.rpn = rpn
-        self.tokenizer, self.roi_heads = tokenizer, None
+        self.tokenizer = tokenizer
+        self.roi_heads = None
         self.text_policy, self.freezing = text_policy, freezing
         self.mlm, self.mlm_only_positives, self.knowledge = mlm, mlm_only_positives, knowledge
         self.acceleration: Acceleration | None = None
-        self.training_graphs: TrainingGraphs | None = None
-        self.encoded_graphs: TrainingGraphs | None = None
-        self.frozen_images: FrozenImageEncoder | None = None
+        self.recorded_training: RecordedTraining | None = None
         self.text_memory = TextMemory()
         self.picture_memory: PictureMemory | None = None
         self.register_load_state_dict_post_hook(_forget_weights)
@@ -131,7 +129,7 @@ class GeneralizedVLRCNN(nn.Module):
     def forget_prepared_weights(self) -> None:
         """To be called after weights were changed in place: what was prepared or recorded of them is made anew."""
         _forget_weights(self)
-        self.use_training_graphs(self.training_graphs is not None)
+        self.use_training_graphs(self.recorded_training is not None)
 
     def use_training_graphs(self, is_on: bool = True) -> "GeneralizedVLRCNN":
         """Records the network as CUDA graphs in training, where shapes come again; returns the model.
@@ -142,12 +140,7 @@ class GeneralizedVLRCNN(nn.Module):
 
         Raises: ValueError where the network cannot be recorded.
         """
-        reason = why_not_recorded(self) if is_on else None
-        if reason is not None:
-            raise ValueError(f"SOLVER.CUDA_GRAPHS: training cannot be recorded with {reason}")
-        self.training_graphs = TrainingGraphs(self, self.raw_predictions) if is_on else None
-        self.encoded_graphs = TrainingGraphs(self, self.predictions_of_encoded) if is_on else None
-        self.frozen_images = FrozenImageEncoder(self.backbone) if is_on else None
+        self.recorded_training = RecordedTraining(self) if is_on else None
         accelerate_frozen_layers(self.rpn, is_on)
         return self
 
@@ -185,7 +178,7 @@ class GeneralizedVLRCNN(nn.Module):
 
     def _token_bucket(self, trim: bool) -> int | None:
         """What text lengths are multiples of, where that changes no result and recordings then serve more captions."""
-        if self.training and self.training_graphs is not None:
+        if self.training and self.recorded_training is not None:
             return RECORDED_TOKEN_BUCKET
         return TOKEN_BUCKET if trim and self._accelerated() else None
 
@@ -269,11 +262,11 @@ class GeneralizedVLRCNN(nn.Module):
             visual, shape = accelerated.encode_images(images.tensors)
             return FeaturePyramid(tuple(x.permute(0, 3, 1, 2) for x in shape.levels(visual)), sizes, visual=visual)
         if self.picture_memory is not None and self.training and images.names is not None:
-            return FeaturePyramid(self.picture_memory(images, lambda one: self._encode_pictures(one).levels), sizes)
-        levels, c4, text = self._encode_pictures(images.tensors, text)
+            return FeaturePyramid(self.picture_memory(images, lambda one: self.run_backbone(one).levels), sizes)
+        levels, c4, text = self.run_backbone(images.tensors, text)
         return FeaturePyramid(levels, sizes, c4, text)
 
-    def _encode_pictures(self, images: Tensor, text: TextFeatures | None = None) -> BackboneOutput:
+    def run_backbone(self, images: Tensor, text: TextFeatures | None = None) -> BackboneOutput:
         """Normalised images (B, 3, H, W) through the plain backbone, without a graph where it is frozen."""
         is_frozen = self.freezing.body and self.freezing.fpn and not self.backbone.reads_text
         with torch.no_grad() if is_frozen else contextlib.nullcontext(), self._plain_numbers():
@@ -307,7 +300,7 @@ class GeneralizedVLRCNN(nn.Module):
         text = features.text or text
         num_images, num_texts = len(features.image_sizes), len(text)
         if return_features or num_images > 1 or num_texts < 2:
-            _check_one_text_per_image(text, num_images)
+            check_one_text_per_image(text, num_images)
             return self._detect(features, text, positive_map, return_features=return_features)
         maps_of_texts(positive_map, num_texts, slice(0))  # wrong numbers are refused before anything is computed
         locations = sum(level.shape[-2] * level.shape[-1] for level in features.levels)
@@ -392,11 +385,11 @@ class GeneralizedVLRCNN(nn.Module):
             text, positive_map = self._encode_classes(len(images), targets, captions, positive_map)
         elif captions is None:
             raise ValueError("the detector needs captions, one string per image")
-        elif self.training and self.training_graphs is not None:
-            return self._losses_by_graphs(images, targets, captions, positive_map)
+        elif self.training and self.recorded_training is not None:
+            return self.recorded_training.losses(images, targets, captions, positive_map)
         else:
             text = self.encode_text(captions, greenlight_map, min_tokens=tokens_named(positive_map))
-        _check_one_text_per_image(text, len(images))
+        check_one_text_per_image(text, len(images))
         features = self.encode_images(images, text)
         if not self.training:
             return self.detect(features, text, positive_map, return_features=return_features)
@@ -404,52 +397,6 @@ class GeneralizedVLRCNN(nn.Module):
             images, features.levels, targets, features.text or text, positive_map, captions, features.c4
         )
         return losses
-
-    def _losses_by_graphs(self, images: ImageList, targets, captions: Sequence[str], positive_map) -> dict[str, Tensor]:
-        """The losses of `forward` with the network recorded; see `use_training_graphs`."""
-        if self.remembers_text:
-            outputs, masks = self._predictions_by_encoded_graphs(images, self.encode_text(captions))
-        else:
-            tokens = self.tokenize(captions, trim=False)
-            _check_one_text_per_image(tokens.input_ids, len(images))
-            outputs, masks = self.training_graphs(
-                images.tensors, tokens.input_ids, tokens.attention_mask, tokens.special_tokens_mask
-            )
-        anchors = self.rpn.anchor_generator(images, outputs.centerness)  # of the levels only their sizes matter
-        return self.rpn.losses(outputs, targets, anchors, captions, positive_map, masks, None)
-
-    def raw_predictions(
-        self, images: Tensor, input_ids: Tensor, attention_mask: Tensor, special_tokens_mask: Tensor
-    ) -> tuple[HeadOutputs, Tensor]:
-        """Normalised images (B, 3, H, W), tokens (B, T) -> predictions before loss or selection, text masks."""
-        return self._predict(images, self.encode_tokens(input_ids, attention_mask, special_tokens_mask))
-
-    def _predict(self, images: Tensor, text: TextFeatures) -> tuple[HeadOutputs, Tensor]:
-        frozen = None if self.frozen_images is None else self.frozen_images(images)
-        levels, c4, fused = frozen or self._encode_pictures(images, text)
-        text = fused or text
-        return self.rpn.predict(levels, text, c4), text.masks
-
-    def _predictions_by_encoded_graphs(self, images: ImageList, text: TextFeatures) -> tuple[HeadOutputs, Tensor]:
-        """What `raw_predictions` returns, of encoded text, and of encoded pictures where they are remembered."""
-        _check_one_text_per_image(text, len(images))
-        pictures: tuple[Tensor, ...] = (images.tensors,)
-        if self.picture_memory is not None and images.names is not None:
-            pictures = self.encode_images(images).levels
-        aggregate = () if text.aggregate is None else (text.aggregate,)
-        return self.encoded_graphs(text.hidden, text.embedded, text.masks, *pictures, *aggregate)
-
-    def predictions_of_encoded(
-        self, hidden: Tensor, embedded: Tensor, masks: Tensor, *others: Tensor
-    ) -> tuple[HeadOutputs, Tensor]:
-        """Text features and, in `others`, pictures (B, 3, H, W) or all of their levels (B, C, H_l, W_l), then the
-        aggregate (B, D) of the text where it has one -> predictions before loss or selection, text masks.
-        """
-        pictures = [picture for picture in others if picture.dim() == 4]
-        text = TextFeatures(others[-1] if others[-1].dim() == 2 else None, embedded, masks, hidden)
-        if len(pictures) > 1:
-            return self.rpn.predict(tuple(pictures), text, None), masks
-        return self._predict(pictures[0], text)
 
     def _check_targets(self, targets: Sequence[BoxList | None] | None, num_images: int) -> list[BoxList]:
         """The targets that are not None, on the model's device."""
@@ -484,11 +431,6 @@ def _forget_weights(model: GeneralizedVLRCNN, *_) -> None:
     model.text_memory.clear()
     if model.acceleration is not None:
         model.acceleration.forget()
-
-
-def _check_one_text_per_image(text: Sized, num_images: int) -> None:
-    if len(text) != num_images:
-        raise ValueError(f"the detector needs one caption per image, got {len(text)} for {num_images} images")
 
 
 META_ARCHITECTURES.register("GeneralizedVLRCNN", GeneralizedVLRCNN.from_config)

@@ -1,6 +1,6 @@
 """Several texts read with one image: how many at a time, and the image's features for them."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import TypeVar
 
 import torch
@@ -25,6 +25,12 @@ def texts_at_a_time(num_texts: int, num_locations: int, device: torch.device) ->
         limit = max(1, min(MAX_TEXTS, free // 2 // (num_locations * BYTES_PER_LOCATION)))
     portions = -(-num_texts // limit)
     return -(-num_texts // portions)
+
+
+def check_one_text_per_image(text: Sized, num_images: int) -> None:
+    """Raises: ValueError unless there are as many texts as images."""
+    if len(text) != num_images:
+        raise ValueError(f"the detector needs one caption per image, got {len(text)} for {num_images} images")
 
 
 def one_per_text(parts: Sequence[Part] | None, num_texts: int) -> list[Part]:

@@ -8,6 +8,7 @@ from copy import deepcopy
 import pytest
 import tiny_detector
 import torch
+from tiny_detector import loss_and_gradients
 from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.engine.tuning.feature_cache import FeatureCache
@@ -71,14 +72,6 @@ def pictures(seed=1, device="cpu"):
     return batch(seed, device)[0].tensors
 
 
-def loss_and_gradients(model, arguments):
-    losses = model(*arguments)
-    model.zero_grad()
-    sum(losses.values()).backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {name: value.detach() for name, value in losses.items()}, gradients
-
-
 @pytest.fixture
 def layers(monkeypatch):
     """The list to which every run of an accelerated layer of the tower adds the type of its numbers."""
@@ -122,7 +115,7 @@ def test_levels_err_no_more_than_those_of_the_modules(build, accelerated):
     model, images = build("linear_prob"), pictures()
     exact = deepcopy(model.backbone).double()(images.double())
     with half():
-        ours, plain = model.frozen_images(images), model._encode_pictures(images)
+        ours, plain = model.recorded_training.frozen_images(images), model.run_backbone(images)
     assert ours.c4 is None and ours.text is None
     errors = []
     for level, other, reference in zip(ours.levels, plain.levels, exact, strict=True):
@@ -199,22 +192,23 @@ def test_only_recorded_steps_under_autocast_on_a_gpu_are_accelerated(build, monk
 
 def test_weights_are_prepared_once_and_anew_when_they_changed(build, accelerated):
     model, images = build("language_prompt_v2"), pictures()
+    encoder = model.recorded_training.frozen_images
     with half():
-        before = model.frozen_images(images)
-        prepared = model.frozen_images.forms._prepared["fp16"]
+        before = encoder(images)
+        prepared = encoder.forms._prepared["fp16"]
         model.eval().train()
-        assert model.frozen_images(images) and model.frozen_images.forms._prepared["fp16"] is prepared
+        assert encoder(images) and encoder.forms._prepared["fp16"] is prepared
         copied = deepcopy(model)
-        tower = copied.rpn.head.dyhead_tower
+        tower, copied_encoder = copied.rpn.head.dyhead_tower, copied.recorded_training.frozen_images
         assert all(layer.frozen_form.layer is layer for layer in tower if isinstance(layer, DyConv))
-        assert copied.frozen_images.backbone is copied.backbone and not copied.frozen_images.forms._prepared
+        assert copied_encoder.backbone is copied.backbone and not copied_encoder.forms._prepared
         other = tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5)
         model.load_state_dict(other.state_dict())
-        after, expected = model.frozen_images(images), other.frozen_images(images)
+        after, expected = encoder(images), other.recorded_training.frozen_images(images)
     for level, same, old in zip(after.levels, expected.levels, before.levels, strict=True):
         assert torch.equal(level, same) and not torch.equal(level, old)
     model.forget_prepared_weights()  # as after changes that PyTorch does not count
-    assert not model.frozen_images.forms._prepared
+    assert not model.recorded_training.frozen_images.forms._prepared
 
 
 def test_nothing_is_prepared_in_a_recording(build, accelerated, monkeypatch):
@@ -223,7 +217,7 @@ def test_nothing_is_prepared_in_a_recording(build, accelerated, monkeypatch):
     for is_recording in (True, False, True):
         monkeypatch.setattr(frozen_parts, "_is_recording", lambda images, answer=is_recording: answer)
         with half():
-            answers.append(model.frozen_images(images) is not None)
+            answers.append(model.recorded_training.frozen_images(images) is not None)
     assert answers == [False, True, True]
 
 
@@ -244,7 +238,7 @@ def test_kernels_of_a_layer(build):
 
 def test_recordings_are_forgotten_when_frozen_weights_change(build):
     model = build("linear_prob")
-    graphs = model.encoded_graphs
+    graphs = model.recorded_training.from_features
     graphs._forget_if_moved()
     graphs._seen["shape"] = 1
     with torch.no_grad():
@@ -264,7 +258,7 @@ def test_features_that_are_kept_are_those_of_the_plain_modules(build, accelerate
     runs = runs_of_the_body(model)
     with half():
         kept = model.encode_images(images).levels
-        plain = [model._encode_pictures(images.tensors[row : row + 1]).levels for row in range(2)]
+        plain = [model.run_backbone(images.tensors[row : row + 1]).levels for row in range(2)]
         model(images, *batch(1)[1:])
     assert len(runs) == 4 and all(map(torch.equal, kept, map(torch.cat, zip(*plain, strict=True))))
 
@@ -289,21 +283,22 @@ class TestOnAGpu:
             torch.testing.assert_close(ours[0], theirs[0], rtol=1e-2, atol=1e-3)
             for optimizer in optimizers:
                 optimizer.step()
-        assert not runs and len(model.training_graphs) + len(model.encoded_graphs) == 1
+        recorded = model.recorded_training
+        assert not runs and len(recorded.from_tokens) + len(recorded.from_features) == 1
 
     def test_weights_that_are_loaded_after_the_recording_are_used(self, build):
         model = build("language_prompt_v2").cuda()
         with half("cuda"):
             for _ in range(5):
                 before, _ = loss_and_gradients(model, batch(1, "cuda"))
-            assert len(model.encoded_graphs) == 1
+            assert len(model.recorded_training.from_features) == 1
             model.load_state_dict(tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5).state_dict())
             plain = plain_twin(model)
             for seed in (1, 2, 3, 4, 5):
                 ours, theirs = (loss_and_gradients(one, batch(seed, "cuda")) for one in (model, plain))
                 assert_same_training(ours, theirs, limit=0.3)
         after, _ = loss_and_gradients(plain, batch(1, "cuda"))
-        assert len(model.encoded_graphs) == 1
+        assert len(model.recorded_training.from_features) == 1
         assert any(not torch.allclose(after[name], before[name], rtol=0.01) for name in before)
 
     def test_evaluation_between_replays_changes_nothing(self, build):
@@ -317,4 +312,4 @@ class TestOnAGpu:
             torch.cuda.empty_cache()
             after, _ = loss_and_gradients(model.train(), batch(1, "cuda"))
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
-        assert len(model.encoded_graphs) == 1
+        assert len(model.recorded_training.from_features) == 1

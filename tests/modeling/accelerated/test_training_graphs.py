@@ -5,9 +5,9 @@ from copy import deepcopy
 import pytest
 import tiny_detector
 import torch
+from tiny_detector import loss_and_gradients
 
 from maskrcnn_benchmark.engine.tuning.tuning_modes import TUNING_MODES, trainable_names, tuning_highlevel_override
-from maskrcnn_benchmark.modeling.accelerated.training_graphs import TrainingGraphs
 from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity
 
 CAPTIONS = ["red star. blue cup", "green tree"]
@@ -40,21 +40,13 @@ def batch(seed, device="cpu", size=(60, 90)):
     return images, [target.to(device) for target in targets], CAPTIONS, MAP.to(device)
 
 
-def loss_and_gradients(model, arguments):
-    losses = model(*arguments)
-    model.zero_grad()
-    sum(losses.values()).backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {name: value.detach() for name, value in losses.items()}, gradients
-
-
 def test_the_recorded_way_gives_the_same_losses_where_nothing_is_recorded(build):
     model = disable_stochasticity(build())
     plain = loss_and_gradients(model, batch(1))
     recorded = loss_and_gradients(model.use_training_graphs(), batch(1))
     torch.testing.assert_close(recorded, plain, rtol=0, atol=0)
-    assert len(model.training_graphs) == 0
-    assert model.use_training_graphs(False).training_graphs is None
+    assert len(model.recorded_training.from_tokens) == 0
+    assert model.use_training_graphs(False).recorded_training is None
 
 
 @pytest.mark.parametrize("mode", TUNING_MODES)
@@ -77,7 +69,7 @@ def test_texts_have_few_lengths_where_they_are_not_padded_to_the_limit(build):
 
 
 def test_recordings_are_forgotten_when_something_is_frozen(build):
-    graphs = build().use_training_graphs().training_graphs
+    graphs = build().use_training_graphs().recorded_training.from_tokens
     graphs._forget_if_moved()
     graphs._seen["shape"] = 1
     graphs.module.eval().train()
@@ -91,8 +83,11 @@ def test_recordings_are_forgotten_when_something_is_frozen(build):
 def test_copies_have_graphs_of_their_own(build):
     model = build().use_training_graphs()
     copied = deepcopy(model)
-    assert copied.training_graphs.module is copied
-    assert copied.training_graphs.function.__self__ is copied
+    assert copied.recorded_training is not model.recorded_training
+    assert copied.recorded_training.model is copied
+    for graphs in (copied.recorded_training.from_tokens, copied.recorded_training.from_features):
+        assert graphs.module is copied
+        assert graphs.function.__self__ is copied.recorded_training
 
 
 @pytest.mark.parametrize(
@@ -113,7 +108,7 @@ def recorded(build, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     plain = disable_stochasticity(build()).cuda()
     model = deepcopy(plain)
-    model.training_graphs = TrainingGraphs(model, model.raw_predictions, direct_calls=1)
+    model.use_training_graphs().recorded_training.from_tokens.direct_calls = 1
     return plain, model
 
 
@@ -130,7 +125,7 @@ def test_replayed_losses_and_gradients_equal_those_of_direct_calls(recorded):
             for name, gradient in theirs[1].items():
                 limit = (0.05 if rough else 1e-4) * float(gradient.norm()) + 1e-5
                 assert float((ours[1][name] - gradient).norm()) <= limit, name
-    assert len(model.training_graphs) == 2
+    assert len(model.recorded_training.from_tokens) == 2
 
 
 @pytest.mark.gpu
@@ -181,7 +176,7 @@ def test_dropout_is_drawn_anew_in_every_replay(build):
     model = build().cuda().use_training_graphs()
     for _ in range(4):
         loss_and_gradients(model, batch(1, "cuda"))
-    assert len(model.training_graphs) == 1
+    assert len(model.recorded_training.from_tokens) == 1
     losses = {float(sum(model(*batch(1, "cuda")).values()).detach()) for _ in range(4)}
     assert len(losses) == 4
 
@@ -194,15 +189,15 @@ def test_recordings_end_with_the_weights_they_read(recorded):
     model.backbone.requires_grad_(False)
     _, gradients = loss_and_gradients(model, batch(1, "cuda"))
     assert not any(name.startswith("backbone.") for name in gradients)
-    assert len(model.training_graphs) == 0
+    assert len(model.recorded_training.from_tokens) == 0
 
 
 @pytest.mark.gpu
 def test_other_shapes_are_computed_directly_first_and_no_more_than_the_capacity_recorded(recorded):
     plain, model = recorded
-    model.training_graphs.capacity = 1
+    model.recorded_training.from_tokens.capacity = 1
     for size in ((60, 90), (60, 120)):
         for _ in range(3):
             ours, theirs = (loss_and_gradients(one, batch(1, "cuda", size))[0] for one in (model, plain))
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    assert len(model.training_graphs) == 1
+    assert len(model.recorded_training.from_tokens) == 1

@@ -4,7 +4,15 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tiny_detector import make_text_folder, positive_rows, random_images, scramble, target, tiny_config
+from tiny_detector import (
+    loss_and_gradients,
+    make_text_folder,
+    positive_rows,
+    random_images,
+    scramble,
+    target,
+    tiny_config,
+)
 
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.detector import build_detection_model
@@ -52,11 +60,7 @@ def batch(captions=CAPTIONS, seed=1):
 
 def step(model, arguments):
     torch.manual_seed(5)  # the dropout of the tower
-    losses = model(*arguments)
-    model.zero_grad()
-    sum(losses.values()).backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    return {name: loss.detach() for name, loss in losses.items()}, gradients
+    return loss_and_gradients(model, arguments)
 
 
 def forgetful(model):
