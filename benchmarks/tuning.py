@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -21,17 +20,16 @@ import torch
 import workload
 from floors import measure_rates
 from measure import machine, synchronise
-from torch import Tensor, nn
+from torch import nn
 from training import WITHOUT_CHECKPOINTS
 
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.engine.trainer import Trainer
+from maskrcnn_benchmark.engine.training.profiling import Operations, count_operations
 from maskrcnn_benchmark.engine.tuning.feature_cache import FeatureCache
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.detector import build_detection_model
-from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
-from maskrcnn_benchmark.utils.stats import count_macs
 
 HEADER = (
     "| mode | trained parameters | ms / step: median (fastest - slowest) of rounds | pictures / s | of full "
@@ -63,29 +61,23 @@ MODES = (
 )
 
 
-class Operations(NamedTuple):
-    """GFLOP of one picture of GLIP-T at 800x1344 with 256 tokens: what forward and backward pass compute, by part."""
-
-    text_forward: float
-    text_backward: float
-    picture_forward: float
-    picture_backward: float
-    head_forward: float
-    head_backward: float
-
-    def of(self, mode: Mode) -> tuple[float, float]:
-        """(forward, backward) of a step of a mode; frozen text is encoded before, cached pictures too."""
-        text = self.text_forward if mode.preset == "full" else 0.0
-        picture = 0.0 if mode.is_cached else self.picture_forward
-        return text + picture + self.head_forward, self.text_backward + self.picture_backward + self.head_backward
-
-
 OPERATIONS = {
     "full": Operations(45.9, 91.8, 227.5, 454.4, 722.7, 1445.4),
     "linear_prob": Operations(45.9, 0.0, 227.5, 0.0, 722.7, 3.1),
     "language_prompt_v2": Operations(45.9, 0.0, 227.5, 0.0, 722.7, 1102.7),
 }
-"""Of every preset, by --count. The prompt's gradient passes both operands of the fusion's products."""
+"""GFLOP of one picture of GLIP-T at 800x1344 with 256 tokens, of every preset, by --count.
+
+The prompt's gradient passes both operands of the fusion's products."""
+
+
+def operations_of(mode: Mode) -> tuple[float, float]:
+    """GFLOP (forward, backward) of a picture in a mode; frozen text is encoded before, cached pictures too."""
+    counted = OPERATIONS[mode.preset]
+    text = counted.text_forward if mode.preset == "full" else 0.0
+    picture = 0.0 if mode.is_cached else counted.picture_forward
+    backward = counted.text_backward + counted.picture_backward + counted.head_backward
+    return text + picture + counted.head_forward, backward
 
 
 class Measurement(NamedTuple):
@@ -161,7 +153,7 @@ def row(mode: Mode, outcome: Measurement, full: Measurement, batch_size: int, tf
     memory = outcome.peak_bytes / full.peak_bytes if full.peak_bytes else float("nan")
     operations, bound = "-", "-"
     if mode.preset in OPERATIONS:
-        forward, backward = OPERATIONS[mode.preset].of(mode)
+        forward, backward = operations_of(mode)
         operations = f"{forward:.0f} + {backward:.0f}"
         bound = f"{batch_size * (forward + backward) / tflop_per_s:.1f}" if tflop_per_s else "-"
     return (
@@ -180,36 +172,12 @@ def _verdict(mode: Mode, speed: float, memory: float) -> str:
     return ", ".join(parts) or "-"
 
 
-def count_operations(preset: str, size: tuple[int, int]) -> Operations:
-    """Counts on tensors without numbers, but for the text."""
+def count_preset(preset: str, size: tuple[int, int]) -> Operations:
+    """GFLOP of a training step of a preset on one picture of (height, width)."""
     args = scaling.parse(["--device", "cpu", "--config-file", str(workload.GLIP_T)])
-    model = build_detection_model(configuration(Mode(preset, preset), args, records=False)).train()
-    caption = workload.coco_prompt(model.tokenizer).caption
-    kept: dict[str, Tensor | tuple | TextFeatures] = {}
-    forward_text = count_macs(lambda: kept.update(text=model.encode_text([caption])))
-    text = kept["text"]
-    backward_text = count_macs(partial(_backward, (text.hidden, text.embedded)))
-    twin = model.to("meta")
-    images = torch.empty(1, 3, *size, device="meta")
-    forward_picture = count_macs(lambda: kept.update(levels=twin.run_backbone(images).levels))
-    backward_picture = count_macs(partial(_backward, kept["levels"]))
-    levels = tuple(_leaf(level) for level in kept["levels"])
-    shapes = TextFeatures(**{name: None if text[name] is None else _leaf(text[name]) for name in text.keys()})
-    forward_head = count_macs(lambda: kept.update(outputs=twin.rpn.predict(levels, shapes)))
-    flat = [x for x in torch.utils._pytree.tree_leaves(kept["outputs"]) if isinstance(x, Tensor)]
-    backward_head = count_macs(partial(_backward, flat))
-    counts = (forward_text, backward_text, forward_picture, backward_picture, forward_head, backward_head)
-    return Operations(*(round(2e-9 * macs, 1) for macs in counts))
-
-
-def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-
-
-def _backward(outputs: Sequence[Tensor]) -> None:
-    trained = [output.float().sum() for output in outputs if output.requires_grad]
-    if trained:
-        torch.stack(trained).sum().backward()
+    model = build_detection_model(configuration(Mode(preset, preset), args, records=False))
+    macs = count_operations(model, size, workload.coco_prompt(model.tokenizer).caption, is_training=True)
+    return Operations(*(round(2e-9 * one, 1) for one in macs))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -233,7 +201,7 @@ def main() -> int:
     args = parse()
     if args.count:
         for preset in dict.fromkeys(mode.preset for mode in MODES):
-            sys.stdout.write(f'    "{preset}": {count_operations(preset, (800, 1344))},\n')
+            sys.stdout.write(f'    "{preset}": {count_preset(preset, (800, 1344))},\n')
         return 0
     started, rate = time.perf_counter(), 0.0
     if args.device == "cuda":

@@ -5,7 +5,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,20 @@ class Cost(NamedTuple):
     macs: float
     seconds: float
     memory: int
+
+
+class Operations(NamedTuple):
+    """What the network computes for one picture with a caption, by part: multiply-accumulates of `count_operations`.
+
+    Those of a backward pass are 0 in inference, and where nothing up to the end of the part is trained.
+    """
+
+    text_forward: float
+    text_backward: float
+    picture_forward: float
+    picture_backward: float
+    head_forward: float
+    head_backward: float
 
 
 class Profile(NamedTuple):
@@ -87,14 +101,15 @@ def profile_model(cfg, device: torch.device) -> Profile:
     step = 32 if cfg.DATALOADER.SIZE_DIVISIBILITY < 1 else cfg.DATALOADER.SIZE_DIVISIBILITY
     shorter = cfg.INPUT.MIN_SIZE_TEST
     height, width = (-(-side // step) * step for side in (shorter, max(shorter, cfg.INPUT.MAX_SIZE_TEST)))
+    size = (height, width)
     prompt = build_prompts(NAMES, model.tokenizer, max_tokens=cfg.MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN)[0]
-    images = ImageList(torch.rand(1, 3, height, width, device=device), [(height, width)])
+    images = ImageList(torch.rand(1, 3, height, width, device=device), [size])
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    macs = [count_operations(model, (height, width), prompt.caption, is_training) for is_training in (False, True)]
+    macs = [sum(count_operations(model, size, prompt.caption, is_training)) for is_training in (False, True)]
     return Profile(
         {name: sum(parameter.numel() for parameter in part.parameters()) for name, part in model.named_children()},
         sum(parameter.numel() for parameter in trained),
-        (height, width),
+        size,
         len(model.tokenizer(prompt.caption).input_ids),
         str(device),
         Cost(macs[0], *_measure(_inference(model, images, prompt), device)),
@@ -102,45 +117,48 @@ def profile_model(cfg, device: torch.device) -> Profile:
     )
 
 
-def count_operations(model: nn.Module, size: tuple[int, int], caption: str, is_training: bool) -> float:
-    """Multiply-accumulates of the network for a picture of (height, width), in training with the backward pass.
+def count_operations(model: nn.Module, size: tuple[int, int], caption: str, is_training: bool) -> Operations:
+    """Counts what the network computes for a picture of (height, width) and a caption.
 
-    Those of the picture follow from shapes alone and are the same on every device.
+    The numbers of picture and head follow from shapes alone and are the same on every device.
     """
     model.train(is_training)
     twin = copy.deepcopy(model).to("meta")
-    words: list[TextFeatures] = []
-
-    def read() -> None:
-        words.append(model.encode_text([caption]))
-        if is_training and words[0].hidden.requires_grad:
-            words[0].hidden.float().sum().backward()
-
-    def look() -> None:
-        text = TextFeatures(**{name: _shape_of(words[0][name]) for name in words[0].keys()})
-        features = twin.encode_images(ImageList(torch.empty(1, 3, *size, device="meta"), [size]), text)
-        text, embedding = twin.rpn.prepare_text(features.text or text)
-        rpn = twin.rpn
-        with_classes = rpn.class_logits_in_training if is_training else rpn.class_logits_in_inference
-        outputs = rpn.head(features.levels, text, embedding, features.c4, with_class_logits=with_classes)
-        if is_training:
-            torch.stack([tensor.sum() for tensor in _tensors(outputs) if tensor.requires_grad]).sum().backward()
-
+    images = torch.empty(1, 3, *size, device="meta")
     with torch.set_grad_enabled(is_training):
-        macs = count_macs(read) + count_macs(look)
+        text, *text_macs = _count_part(lambda: model.encode_text([caption]))
+        text = _without_numbers(text)
+        pictures, *picture_macs = _count_part(lambda: twin.run_backbone(images, text))
+        levels, c4, fused = _without_numbers(pictures)
+        _, *head_macs = _count_part(lambda: twin.rpn.predict(levels, fused or text, c4))
     model.zero_grad(set_to_none=True)
-    return macs
+    return Operations(*text_macs, *picture_macs, *head_macs)
 
 
-def _shape_of(tensor: Tensor | None) -> Tensor | None:
-    """A tensor without numbers that takes gradients as the original does."""
-    return None if tensor is None else tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+def _count_part(run: Callable[[], Any]) -> tuple[Any, float, float]:
+    """What a call returns, and the multiply-accumulates of its forward and of its backward pass."""
+    results: list[Any] = []
+    forward = count_macs(lambda: results.append(run()))
+    trained = [x.float().sum() for x in _tensors(results[0]) if x.requires_grad]
+    backward = count_macs(lambda: torch.stack(trained).sum().backward()) if trained else 0.0
+    return results[0], forward, backward
 
 
-def _tensors(outputs: object) -> list[Tensor]:
-    """All tensors of a tree of tuples and lists."""
+def _without_numbers(outputs: Any) -> Any:
+    """A tree of tuples and texts whose tensors are shapes that take gradients as the original's do."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach().to("meta").requires_grad_(outputs.requires_grad)
+    if isinstance(outputs, TextFeatures):
+        return TextFeatures(**{name: _without_numbers(outputs[name]) for name in outputs.keys()})
+    return tuple(map(_without_numbers, outputs)) if isinstance(outputs, tuple) else outputs
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    """All tensors of a tree of tuples, lists and texts."""
     if isinstance(outputs, Tensor):
         return [outputs]
+    if isinstance(outputs, TextFeatures):
+        outputs = [outputs[name] for name in outputs.keys()]
     if isinstance(outputs, tuple | list):
         return [tensor for output in outputs for tensor in _tensors(output)]
     return []

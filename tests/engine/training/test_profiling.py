@@ -10,6 +10,7 @@ from toy_run import load_tool
 
 from maskrcnn_benchmark.engine.training import profiling, training_run
 from maskrcnn_benchmark.engine.training.profiling import count_operations, profile_model
+from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.ops.deform_conv import deform_conv2d
 from maskrcnn_benchmark.utils.stats import count_macs
@@ -42,7 +43,22 @@ def test_profile_of_a_detector(tmp_path):
 def test_operations_grow_with_the_picture(tmp_path):
     model = build_detection_model(tiny_config(make_text_folder(tmp_path / "text")))
     small, large = (count_operations(model, (side, side), "red cup", is_training=False) for side in (64, 128))
-    assert 2 < large / small < 4.1
+    assert large.text_forward == small.text_forward > 0
+    assert 2 < large.picture_forward / small.picture_forward < 4.1
+    assert 2 < large.head_forward / small.head_forward < 4.1
+
+
+@pytest.mark.parametrize(
+    ("preset", "parts"),
+    [("full", {"text", "picture", "head"}), ("linear_prob", {"head"}), ("language_prompt_v2", {"head"})],
+)
+def test_operations_of_backward_passes_are_those_of_what_is_trained(tmp_path, preset, parts):
+    override = ("SOLVER.TUNING_HIGHLEVEL_OVERRIDE", preset)
+    cfg = tuning_highlevel_override(tiny_config(make_text_folder(tmp_path / "text"), *override))
+    model = build_detection_model(cfg)
+    training, inference = (count_operations(model, (64, 96), "red cup", is_training) for is_training in (True, False))
+    assert {part for part in ("text", "picture", "head") if getattr(training, f"{part}_backward")} == parts
+    assert not any(getattr(inference, f"{part}_backward") for part in ("text", "picture", "head"))
 
 
 def test_tool_prints_the_table_and_trains_nothing(tmp_path, capsys, monkeypatch):
