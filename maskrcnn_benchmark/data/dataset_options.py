@@ -19,12 +19,8 @@ COPY_KEYS = {
 }
 """Training sets whose number of copies has a key of its own; all others have GENERAL_COPY."""
 
-ONLY_WHAT_IS_THERE = (
-    0.0,
-    0.0,
-    1.0,
-    0.0,
-)  # CONTROL_PROB of test sets, whose own captions are not read
+ONLY_WHAT_IS_THERE = (0.0, 0.0, 1.0, 0.0)
+"""CONTROL_PROB of test sets, whose own captions are not read."""
 
 
 def number_of_copies(cfg, name: str, is_train: bool) -> int:
