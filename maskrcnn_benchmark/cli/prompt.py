@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from maskrcnn_benchmark.data.datasets.coco import COCODataset
-    from maskrcnn_benchmark.engine.tuning.own_annotations import checked_annotations
+    from maskrcnn_benchmark.data.own_annotations import checked_annotations
     from maskrcnn_benchmark.engine.tuning.prompt_search import PromptSearch, read_candidates, write_caption_prompt
 
     content = checked_annotations(args.data, args.images, sorts_categories=False)

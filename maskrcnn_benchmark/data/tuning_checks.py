@@ -15,8 +15,8 @@ from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.grounding.od_to_grounding import FullPrompt
 from maskrcnn_benchmark.text.class_names import clean_name, folded_name, listed
 from maskrcnn_benchmark.text.spans import token_range
+from maskrcnn_benchmark.utils.messages import first_of
 
-_EXAMPLES = 3
 _NUMBERS = (int, float)
 
 logger = logging.getLogger(__name__)
@@ -123,10 +123,9 @@ def _count_boxes(name: str, dataset: COCODataset | CocoGrounding) -> Counter[int
             elif not is_crowd(annotation):
                 counts[dataset.numbering.label(annotation)] += 1
     if bad:
-        more = f"; {len(bad) - _EXAMPLES} more" if len(bad) > _EXAMPLES else ""
         raise ValueError(
             f"data set {name} ({dataset.ann_file}) has {len(bad)} boxes that are not four finite numbers: "
-            f"{'; '.join(bad[:_EXAMPLES])}{more}. Correct or remove them"
+            f"{first_of(bad)}. Correct or remove them"
         )
     return counts
 

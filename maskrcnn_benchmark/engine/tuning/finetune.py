@@ -29,6 +29,7 @@ from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE, read_tag
 from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.messages import first_of, shortened
 from maskrcnn_benchmark.utils.miscellaneous import mkdir
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 from maskrcnn_benchmark.utils.random_state import seed_everything
@@ -241,19 +242,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if comm.is_main_process() else {}
 
 
-def check_output_folder(cfg: CfgNode, run: RunOptions | None = None) -> None:
-    """Raises: ValueError where `fine_tune` would go on from a checkpoint of another run."""
-    _check_folder(Path(cfg.OUTPUT_DIR), _own_configuration(cfg), run or RunOptions())
+def check_same_run(cfg: CfgNode) -> None:
+    """Raises: ValueError where `fine_tune` would go on from a checkpoint in OUTPUT_DIR that is of another run."""
+    _check_folder(Path(cfg.OUTPUT_DIR), _own_configuration(cfg), RunOptions())
 
 
 def _check_folder(folder: Path, cfg: CfgNode, run: RunOptions) -> None:
     """Raises ValueError where training would go on from a checkpoint of another run."""
     differences = comm.broadcast_object(_differences(folder, cfg, run))
     if differences:
-        shown = "; ".join(differences[:5]) + (f"; {len(differences) - 5} more" if len(differences) > 5 else "")
         raise ValueError(
-            f"{folder} has a checkpoint of another run ({shown}): give another folder (OUTPUT_DIR, --output), remove "
-            "this one, or start afresh with --resume none (tools/finetune.py)"
+            f"{folder} has a checkpoint of another run ({first_of(differences, 5)}): give another folder (OUTPUT_DIR, "
+            "--output), remove this one, or start afresh with --resume none (tools/finetune.py)"
         )
 
 
@@ -267,12 +267,7 @@ def _differences(folder: Path, cfg: CfgNode, run: RunOptions) -> list[str]:
     before, now = _values(stored), _values(cfg)
     compared = [name for name in now if name.split(".")[0] in COMPARED and name not in MAY_CHANGE]
     changed = [name for name in compared if before.get(name) != now[name]]
-    return [f"{name} was {_short(before.get(name))}, is {_short(now[name])}" for name in changed]
-
-
-def _short(value: str | None, length: int = 60) -> str:
-    text = str(value)
-    return text if len(text) <= length else f"{text[:length]}..."
+    return [f"{name} was {shortened(str(before.get(name)), 60)}, is {shortened(now[name], 60)}" for name in changed]
 
 
 def _values(cfg: CfgNode) -> dict[str, str]:

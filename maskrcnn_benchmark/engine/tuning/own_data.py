@@ -12,20 +12,21 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from maskrcnn_benchmark.config import CfgNode, default_config
-from maskrcnn_benchmark.engine.model_files import find_model
-from maskrcnn_benchmark.engine.text_files import use_local_text_files
-from maskrcnn_benchmark.engine.tuning.finetune import RESULT_FILE
-from maskrcnn_benchmark.engine.tuning.own_annotations import (
+from maskrcnn_benchmark.data.own_annotations import (
     Content,
     as_validation,
     checked_annotations,
     classes_without_boxes,
     without_crowds,
 )
+from maskrcnn_benchmark.engine.model_files import find_model
+from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.engine.tuning.finetune import RESULT_FILE
 from maskrcnn_benchmark.text.class_names import listed, shown
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
 from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.messages import shortened
 
 TRAIN_SET, VALIDATION_SET = "own_train", "own_val"
 VALIDATION_SHARE, MAX_VALIDATION = 0.2, 500
@@ -33,6 +34,7 @@ EPOCHS, FEWEST, MOST = 20, 100, 5000
 """Iterations: so many times through the data, within limits."""
 VALIDATIONS = 5
 SAMPLED_NEGATIVES = 85  # absent classes in a prompt where not all fit, as in pre-training
+LONGEST_NOTE = 200  # characters of a text among the choices
 FAR_OFF = 8.0  # times the recipe's learning rate, or a fraction of it
 
 logger = logging.getLogger("maskrcnn_benchmark.finetune")
@@ -218,7 +220,7 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
             rate, usual, own.mode, batch,
         )  # fmt: skip
     choices |= {
-        "classes": f"{len(classes)}: {_shortened(', '.join(classes))}",
+        "classes": f"{len(classes)}: {shortened(', '.join(classes), LONGEST_NOTE)}",
         "pictures": f"{pictures} to train on" + (f", {own.shots} of each class (seed {own.seed})" if own.shots else ""),
         "what is trained": f"{own.mode} ({recipe.preset})",
         "iterations": f"{iterations} with {batch} pictures, measured {-(-iterations // period)} times",
@@ -255,10 +257,6 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
     return settings | _prompt_settings(own, cfg, classes, choices)
 
 
-def _shortened(text: str, length: int = 200) -> str:
-    return text if len(text) <= length else f"{text[:length]}..."
-
-
 def _prompt_settings(own: OwnData, cfg: CfgNode, classes: list[str], choices: dict[str, str]) -> dict[str, Any]:
     """All classes in the order of their labels where they fit into one prompt, else a sample for each picture."""
     language = cfg.MODEL.LANGUAGE_BACKBONE
@@ -273,7 +271,7 @@ def _prompt_settings(own: OwnData, cfg: CfgNode, classes: list[str], choices: di
     caption = ". ".join(classes)
     tokens = _num_tokens(caption, tokenizer)
     if tokens <= limit:
-        choices["prompt"] = _shortened(caption)
+        choices["prompt"] = shortened(caption, LONGEST_NOTE)
         return {"DATASETS.DISABLE_SHUFFLE": True, "DATASETS.RANDOM_SAMPLE_NEG": -1}
     if own.mode == "prompt":
         raise ValueError(

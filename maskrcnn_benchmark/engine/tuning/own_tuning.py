@@ -20,7 +20,7 @@ from maskrcnn_benchmark.engine.tuning.adapter import make_adapter
 from maskrcnn_benchmark.engine.tuning.finetune import (
     TuningOptions,
     TuningResult,
-    check_output_folder,
+    check_same_run,
     checked_loaders,
     fine_tune,
 )
@@ -72,7 +72,7 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     """
     plan = plan or plan_own_data(own)
     own.output.mkdir(parents=True, exist_ok=True)
-    check_output_folder(plan.cfg)
+    check_same_run(plan.cfg)
     checked_loaders(plan.cfg.clone())
     device = torch.device(own.device)
     model = TaskModel(plan.cfg, plan.cfg.MODEL.WEIGHT, device, DEFAULT_PRECISION)

@@ -17,13 +17,13 @@ from maskrcnn_benchmark.data.datasets.coco import BACKGROUND
 from maskrcnn_benchmark.data.datasets.image_file import picture_size
 from maskrcnn_benchmark.data.picture_files import describe_missing
 from maskrcnn_benchmark.text.class_names import clean_name, folded_name, has_content, listed
+from maskrcnn_benchmark.utils.messages import first_of
 
 Record = dict[str, Any]
 Content = dict[str, Any]
-_EXAMPLES = 3
 _MANY_PICTURES = 2000  # for which a progress bar is shown
 
-logger = logging.getLogger("maskrcnn_benchmark.finetune")
+logger = logging.getLogger(__name__)
 
 
 def read_annotations(path: Path) -> Content:
@@ -101,8 +101,8 @@ def _check_sizes(found: Mapping[Any, Record], records: Sequence[Record], path: P
         found[image_id].update(width=width, height=height)
     if others:
         raise ValueError(
-            f"'{path}': {len(others)} pictures have another size than the annotations say: {_first(others)}. The boxes "
-            "belong to pictures of another size, or the pictures were turned (EXIF)"
+            f"'{path}': {len(others)} pictures have another size than the annotations say: {first_of(others)}. The "
+            "boxes belong to pictures of another size, or the pictures were turned (EXIF)"
         )
     if unknown:
         logger.warning("'%s': %d images have no size, which is taken from their files", path, unknown)
@@ -184,7 +184,7 @@ def _checked_boxes(
         )
     if empty:
         logger.warning(
-            "'%s': %d boxes have nothing inside their pictures and are left out: %s", path, len(empty), _first(empty)
+            "'%s': %d boxes have nothing inside their pictures and are left out: %s", path, len(empty), first_of(empty)
         )
     if kept and max(max(annotation["bbox"]) for annotation in kept) <= 1:
         raise ValueError(
@@ -254,8 +254,3 @@ def _is_number(value: Any) -> TypeGuard[float]:
 
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _first(texts: Iterable[str]) -> str:
-    texts = list(texts)
-    return "; ".join(texts[:_EXAMPLES]) + (f"; {len(texts) - _EXAMPLES} more" if len(texts) > _EXAMPLES else "")

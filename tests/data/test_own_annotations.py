@@ -5,7 +5,7 @@ import json
 import pytest
 from tuning_data import SIZE, change, write_split
 
-from maskrcnn_benchmark.engine.tuning.own_annotations import as_validation, checked_annotations, classes_without_boxes
+from maskrcnn_benchmark.data.own_annotations import as_validation, checked_annotations, classes_without_boxes
 
 
 @pytest.fixture
