@@ -108,7 +108,7 @@ class PromptSearch:
         annotations = [one for image in dataset.ids for one in dataset.coco.imgToAnns[image] if not is_crowd(one)]
         self.shown = {self.names[dataset.numbering.label(annotation)] for annotation in annotations}
         if not self.shown:
-            raise ValueError(f"the validation data {dataset.ann_file} have no box, so that no prompt is better")
+            raise ValueError(f"no box of the {len(dataset)} pictures shows a single thing, so that no prompt is better")
         self.features = []
         with torch.inference_mode():
             for index in progress(range(len(dataset)), len(dataset)):

@@ -96,6 +96,12 @@ def test_a_class_that_no_picture_shows(data, tmp_path, seer, capsys, caplog):
     assert "no box of the 3 pictures is of 'dog': give others" in capsys.readouterr().err
 
 
+def test_pictures_of_crowds_alone(data, tmp_path, seer, capsys):
+    change(data, annotations=lambda a: [one.update(iscrowd=1) for one in a if one["image_id"] == 1])
+    assert run(data, tmp_path, {"cup": ["mug"]}, "--max-pictures", "1") == 2
+    assert "no box of the 1 pictures shows a single thing" in capsys.readouterr().err
+
+
 def test_entries_of_one_class_and_empty_parts(tmp_path):
     path = tmp_path / "words.yaml"
     path.write_text("cup:\n- {prefix: , name: mug}\nCup:\n- ' beaker '\n- {prefix: a, name: ' mug ', suffix: here}\n")
