@@ -115,22 +115,22 @@ def plan_own_data(own: OwnData) -> Plan:
         count = len(parts[1]["images"])
         choices["validation"] = f"{count} of {len(content['images'])} pictures, set aside"
     else:
-        validation = checked_annotations(own.validation, own.validation_images or own.images)
-        parts = content, as_validation(validation, content, own.validation)
-    parts = without_crowds(parts[0]), parts[1]
-    unmeasured = classes_without_boxes(parts[1])
+        given = checked_annotations(own.validation, own.validation_images or own.images)
+        parts = content, as_validation(given, content, own.validation)
+    train, validation = without_crowds(parts[0]), parts[1]
+    unmeasured = classes_without_boxes(validation)
     if unmeasured:
         logger.warning("the validation data have no box of %s, which are not measured", listed(unmeasured))
-    train, validation_file = _write_parts(own, parts)
+    train_file, validation_file = _write_parts(own, train, validation)
     cfg = default_config()
     cfg.merge_from_file(files.config)
     use_local_text_files(cfg, files.config.parent)
     classes = [category["name"] for category in content["categories"]]
-    usable = len({annotation["image_id"] for annotation in parts[0]["annotations"]})
+    usable = len({annotation["image_id"] for annotation in train["annotations"]})
     pictures = min(usable, own.shots * len(classes)) if own.shots else usable
     cfg.DATASETS.REGISTER = CfgNode(
         {
-            TRAIN_SET: _entry("grounding", own.images, train),
+            TRAIN_SET: _entry("grounding", own.images, train_file),
             VALIDATION_SET: _entry("coco", own.validation_images or own.images, validation_file),
         },
         new_allowed=True,
@@ -142,8 +142,8 @@ def plan_own_data(own: OwnData) -> Plan:
     return Plan(cfg, files.name, classes, choices)
 
 
-def _write_parts(own: OwnData, parts: tuple[Content, Content]) -> tuple[Path, Path]:
-    """Files of the training and the validation data.
+def _write_parts(own: OwnData, *parts: Content) -> tuple[Path, Path]:
+    """Writes the training and the validation data; returns their files.
 
     Raises: ValueError where a run on other data has left something to go on from.
     """

@@ -1,14 +1,11 @@
 """Fine-tuning on somebody's own data from the first look to the page with the results."""
 
-import csv
 import logging
-import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -25,12 +22,11 @@ from maskrcnn_benchmark.engine.tuning.finetune import (
     fine_tune,
 )
 from maskrcnn_benchmark.engine.tuning.own_data import VALIDATION_SET, OwnData, Plan, plan_own_data
+from maskrcnn_benchmark.engine.tuning.own_report import write_page
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
-from maskrcnn_benchmark.evaluation.report import PAGE, PER_CLASS, PICTURE, STYLE
 from maskrcnn_benchmark.text.queries import prompts_from_dataset
 from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
-from maskrcnn_benchmark.visualization.charts import line_chart
 
 ADAPTER, ZERO_SHOT, CONFIG = "adapter.safetensors", "zero_shot", "config.yml"
 NEEDS_ALL_WEIGHTS = "full"
@@ -76,7 +72,7 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     checked_loaders(plan.cfg.clone())
     device = torch.device(own.device)
     model = TaskModel(plan.cfg, plan.cfg.MODEL.WEIGHT, device, DEFAULT_PRECISION)
-    options = EvaluationOptions(resume=_is_begun(own, plan), weight=plan.cfg.MODEL.WEIGHT)
+    options = EvaluationOptions(resume=_keep_only_same_evaluation(own, plan), weight=plan.cfg.MODEL.WEIGHT)
     before = evaluate_tasks([Task("", plan.cfg)], model, own.output / ZERO_SHOT, options)[""][VALIDATION_SET]
     logger.info("Before training: AP %.4f", score_of(before))
     del model  # before another one is built
@@ -96,12 +92,12 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     if own.mode != NEEDS_ALL_WEIGHTS:
         weights = _write_adapter(own, plan, result, device)
     command = predict_command(own, plan, weights)
-    page = write_page(own, plan, result, before, command)
+    page = write_page(own, plan, result, before, own.output / ZERO_SHOT, command)
     return Tuned(before, after, weights, page, command)
 
 
-def _is_begun(own: OwnData, plan: Plan) -> bool:
-    """Whether the folder of the model as it is has a part of this very evaluation; another one is removed."""
+def _keep_only_same_evaluation(own: OwnData, plan: Plan) -> bool:
+    """Whether the folder has a part of this very evaluation of the model as it is; any other evaluation is removed."""
     folder = own.output / ZERO_SHOT
     note, data = folder / "evaluation_of", Path(plan.cfg.DATASETS.REGISTER[VALIDATION_SET].ann_file)
     text = fingerprint([weight_state(plan.cfg.MODEL.WEIGHT), plan.cfg.dump(), data.read_text(encoding="utf-8")])
@@ -123,81 +119,8 @@ def _write_adapter(own: OwnData, plan: Plan, result: TuningResult, device: torch
 
 def predict_command(own: OwnData, plan: Plan, weights: Path) -> str:
     """The command line that finds things on a picture with the result."""
-    words = ["glip", "predict", "--model", own.model, "--adapter", str(weights)]
+    words = ["--model", own.model, "--adapter", str(weights)]
     if own.mode == NEEDS_ALL_WEIGHTS:
-        config = str(own.output / CONFIG)
-        words = [
-            "glip",
-            "predict",
-            "--config-file",
-            config,
-            "--weights",
-            str(weights),
-            "--text",
-            ". ".join(plan.classes),
-        ]
-    return shlex.join([*words, "--image", "PICTURE"])
-
-
-def per_class(folder: Path) -> dict[str, float]:
-    """AP by class of an evaluation, as its folder has it; none where there is nothing to measure."""
-    path = folder / PER_CLASS
-    if not path.is_file():
-        return {}
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    values = {row[0]: float(row[1]) for row in rows[1:]}
-    return {name: value for name, value in values.items() if value >= 0}
-
-
-def write_page(own: OwnData, plan: Plan, result: TuningResult, before: Mapping[str, float], command: str) -> Path:
-    """OUTPUT/report.html: what was chosen, AP over iterations, classes before and after, and the worst pictures."""
-    folder = Path(result.test_folder, VALIDATION_SET)
-    zero_shot = own.output / ZERO_SHOT / "inference" / VALIDATION_SET
-    points = [(0, score_of(before)), *((int(step), score_of(figures)) for step, figures in result.history)]
-    last = max(step for step, _ in points) or 1
-    curve = {f"AP, up to iteration {last}": ([step / last for step, _ in points], [max(ap, 0.0) for _, ap in points])}
-    was, became = per_class(zero_shot), per_class(folder)
-    sections = {
-        "What was chosen": _table(["", ""], [[name, text] for name, text in plan.choices.items()]),
-        "Figures": _table(
-            ["", "before", "after"],
-            [[name, _number(before.get(name)), _number(value)] for name, value in result.test[VALIDATION_SET].items()],
-        ),
-        "AP over training": line_chart(curve, "part of training", "AP"),
-        "AP by class": _table(
-            ["class", "before", "after", "change"],
-            [
-                [name, _number(was.get(name)), _number(value), f"{value - was.get(name, 0.0):+.4f}"]
-                for name, value in sorted(became.items(), key=lambda item: item[1] - was.get(item[0], 0.0))
-            ],
-        ),
-    }
-    if (folder / PICTURE).is_file():
-        files = (folder / PICTURE, folder / PAGE, zero_shot / PAGE)
-        worst, detail, old = (escape(os.path.relpath(path, own.output)) for path in files)
-        sections["The worst pictures"] = (
-            f'<p class="note">More: <a href="{detail}">after training</a>, <a href="{old}">before training</a>.</p>'
-            f'<img src="{worst}" style="max-width: 100%" alt="">'
-        )
-    sections["Use it"] = f"<pre>{escape(command)}</pre>"
-    title = f"{plan.model}, {own.mode} tuning on {own.annotations.name}"
-    body = "".join(f"<h2>{escape(name)}</h2>\n{content}\n" for name, content in sections.items())
-    page = own.output / PAGE
-    with atomic_path(page) as part:
-        part.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n",
-            encoding="utf-8",
-        )
-    return page
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None or value < 0 else f"{value:.4f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in header)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(str(cell))}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+        files = ["--config-file", str(own.output / CONFIG), "--weights", str(weights)]
+        words = [*files, "--text", ". ".join(plan.classes)]
+    return shlex.join(["glip", "predict", *words, "--image", "PICTURE"])
