@@ -1,8 +1,12 @@
 """What a lost data worker looks like to the trainer, whichever way it is noticed."""
 
+import multiprocessing
+
 import pytest
+import torch
 
 from maskrcnn_benchmark.data.worker_errors import WorkerLost, worker_errors_in_one_line
+from maskrcnn_benchmark.data.worker_process import start_worker
 
 
 @pytest.mark.parametrize(
@@ -40,3 +44,29 @@ def test_errors_of_a_worker_come_without_its_traceback():
     text += "ValueError: picture 'a.png' is broken\n"
     with pytest.raises(ValueError, match=r"^picture 'a.png' is broken$"), worker_errors_in_one_line():
         raise ValueError(text)
+
+
+class Faulty(torch.utils.data.Dataset):
+    """Raises an error of some class for the third item."""
+
+    def __init__(self, error: type[Exception]):
+        self.error = error
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        if index == 2:
+            raise self.error("a fault")
+        return index
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyError])
+def test_workers_end_with_the_block(error):
+    """Not with the program, which would wait until they give in to the signal that ends them."""
+    loader = torch.utils.data.DataLoader(Faulty(error), batch_size=1, num_workers=2, worker_init_fn=start_worker)
+    before = set(multiprocessing.active_children())
+    with pytest.raises(error, match="a fault"), worker_errors_in_one_line():
+        for _ in loader:
+            pass
+    assert set(multiprocessing.active_children()) <= before
