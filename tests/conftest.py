@@ -19,6 +19,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import golden_tools
+import tiny_detector
 import torch
 
 BERT_DIR = Path(__file__).parent / "golden" / "bert"
@@ -114,6 +115,12 @@ def write_parity_table(path: Path, rows: list[tuple[str, "golden_tools.Measureme
 def device(request: pytest.FixtureRequest) -> torch.device:
     """Runs the test on the CPU and, where there is one, on a GPU."""
     return torch.device(request.param)
+
+
+@pytest.fixture(scope="module")
+def text_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the configuration and the vocabulary of a two-layer text encoder, without weights."""
+    return tiny_detector.make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,24 @@
-"""Small data in the layouts that published evaluation commands read: COCO, LVIS, Flickr30k."""
+"""Small data in the layouts that published evaluation commands read: COCO, LVIS, Flickr30k; and detections."""
 
 import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from data_files import write_coco_toy
 from PIL import Image
 
+from maskrcnn_benchmark.structures.bounding_box import BoxList
+
 LVIS_NAMES = ("aerosol_can", "armor", "bird", "bagel", "cat_(animal)", "dog")
+
+
+def found(*rows, size=(100, 80)) -> BoxList:
+    """Detections (x1, y1, x2, y2, label, score) on a picture of (width, height)."""
+    boxes = BoxList([row[:4] for row in rows], size)
+    boxes.add_field("labels", torch.tensor([row[4] for row in rows], dtype=torch.int64))
+    boxes.add_field("scores", torch.tensor([row[5] for row in rows], dtype=torch.float32))
+    return boxes
 
 
 def write_coco(root: Path) -> None:

@@ -1,21 +1,14 @@
 """The scripts in tools report a mistake as the commands do: one line, exit code 2."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+from toy_run import load_tool
 
 from maskrcnn_benchmark.cli import console
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 NANO = str(TOOLS.parent / "configs" / "scenes" / "glip_nano.yaml")
-
-
-def tool(name: str):
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize(
@@ -30,7 +23,7 @@ def tool(name: str):
 )
 def test_mistakes_are_one_line(name, argv, value, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    main = tool(name).main
+    main = load_tool(name).main
     assert console.report_errors(lambda: main(argv)) == console.BAD_INPUT
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and value in shown.err

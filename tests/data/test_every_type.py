@@ -6,7 +6,7 @@ import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
 from PIL import Image
-from tiny_detector import make_text_folder, tiny_config
+from tiny_detector import tiny_config
 from tsv_files import write_tsv_dataset
 
 from maskrcnn_benchmark.config import CfgNode
@@ -68,11 +68,6 @@ CAPTIONED = {
     "mixed": captions_of_two_sources, "caption": captions_in_tsv, "pseudo_data": captions_in_tsv,
 }  # fmt: skip
 EVALUATED = {"lvis": lvis_file}
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

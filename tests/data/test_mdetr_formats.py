@@ -8,7 +8,7 @@ import torch
 from data_files import IMAGE_SIZE
 from mdetr_files import CAPTION, box, record, write_built_in
 from PIL import Image
-from tiny_detector import make_text_folder, tiny_config
+from tiny_detector import tiny_config
 
 from maskrcnn_benchmark.config import path_search
 from maskrcnn_benchmark.config.paths_catalog import DATASETS
@@ -27,11 +27,6 @@ CLASSES = {
     "gqa_val": "GQADataset",
     "phrasecut_train": "PhrasecutDetection",
 }
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

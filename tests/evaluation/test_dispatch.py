@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from data_files import write_coco_toy, write_grounding_toy
+from evaluation_data import found
 from PIL import Image
 from tsv_files import write_detection_tsv
 
@@ -20,13 +21,6 @@ from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
 SIZE = (100, 80)
-
-
-def found(*rows, size=SIZE) -> BoxList:
-    boxes = BoxList([row[:4] for row in rows], size)
-    boxes.add_field("labels", torch.tensor([row[4] for row in rows], dtype=torch.int64))
-    boxes.add_field("scores", torch.tensor([row[5] for row in rows], dtype=torch.float32))
-    return boxes
 
 
 COCO_PREDICTIONS = [found([10, 10, 39, 39, 1, 0.9]), found([20, 20, 59, 59, 2, 0.8]), found()]  # of images 2, 5, 9

@@ -5,8 +5,8 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from data_files import write_coco_toy, write_grounding_toy
+from evaluation_data import found
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets import COCODataset, FlickrDataset, LvisDetection
@@ -14,14 +14,6 @@ from maskrcnn_benchmark.evaluation import CocoEvaluator
 from maskrcnn_benchmark.evaluation.average_precision import RECALLS
 from maskrcnn_benchmark.evaluation.judged_images import JudgedImages
 from maskrcnn_benchmark.evaluation.report import Report, mean_curves, write_phrase_report
-from maskrcnn_benchmark.structures.bounding_box import BoxList
-
-
-def found(*rows, size=(100, 80)) -> BoxList:
-    boxes = BoxList([row[:4] for row in rows], size)
-    boxes.add_field("labels", torch.tensor([row[4] for row in rows], dtype=torch.int64))
-    boxes.add_field("scores", torch.tensor([row[5] for row in rows], dtype=torch.float32))
-    return boxes
 
 
 @pytest.fixture

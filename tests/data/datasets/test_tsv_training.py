@@ -3,7 +3,7 @@
 import pytest
 import torch
 from data_files import write_coco_toy
-from tiny_detector import make_text_folder, tiny_config
+from tiny_detector import tiny_config
 
 from maskrcnn_benchmark.config.paths_catalog import DATASETS
 from maskrcnn_benchmark.data.build import make_data_loader
@@ -11,11 +11,6 @@ from maskrcnn_benchmark.data.tsv_conversion import coco_to_tsv
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 BUILT_IN = "object365_dt_train"
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture

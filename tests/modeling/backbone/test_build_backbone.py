@@ -2,15 +2,10 @@
 
 import pytest
 import torch
-from tiny_detector import make_text_folder, tiny_config
+from tiny_detector import tiny_config
 
 from maskrcnn_benchmark.modeling.backbone import SwinTextTransformer, SwinTransformer, build_backbone
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 def text(batch: int, tokens: int = 48) -> TextFeatures:

@@ -31,11 +31,6 @@ CONTRASTIVE = (
 )
 
 
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
-
-
 def build(folder, *options):
     torch.manual_seed(0)
     model = scramble(build_detection_model(tiny_config(folder, *options)))

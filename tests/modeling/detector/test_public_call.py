@@ -5,7 +5,6 @@ import pytest
 import torch
 from tiny_detector import (
     assert_same_boxes,
-    make_text_folder,
     positive_rows,
     random_images,
     scramble,
@@ -20,11 +19,6 @@ SIZES = ((70, 90), (64, 100))  # heights and widths
 CAPTIONS = ["red star. blue cup", "cup"]  # [CLS] red star . blue cup [SEP]
 TOKENS = 48
 MAP = {1: [1, 2], 2: [4, 5]}
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_detector import TEXT_DIM, make_text_folder, scramble, tiny_config
+from tiny_detector import TEXT_DIM, scramble, tiny_config
 
 from maskrcnn_benchmark.modeling.fusion import (
     AttentionT2I,
@@ -14,11 +14,6 @@ from maskrcnn_benchmark.modeling.fusion import (
 )
 
 FUSE = "MODEL.DYHEAD.FUSE_CONFIG"
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 def state(requires_grad: bool = False) -> TowerState:

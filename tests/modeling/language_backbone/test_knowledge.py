@@ -4,7 +4,7 @@ import random
 
 import pytest
 import torch
-from tiny_detector import make_text_folder, tiny_config
+from tiny_detector import tiny_config
 
 from maskrcnn_benchmark.modeling.language_backbone import TextFeatures
 from maskrcnn_benchmark.modeling.language_backbone.knowledge import (
@@ -109,11 +109,6 @@ def test_classes_become_tokens(aggregation):
             expected = torch.stack([before[i, : int(masks[i].sum())].mean(0) for i in range(3)])
         for image in range(2):
             torch.testing.assert_close(after[image], expected)
-
-
-@pytest.fixture(scope="module")
-def text_folder(tmp_path_factory):
-    return make_text_folder(tmp_path_factory.mktemp("text"))
 
 
 PARALLEL = ("GLIPKNOW.PARALLEL_LANGUAGE_INPUT", True)
