@@ -86,9 +86,20 @@ def train(rank: int, folder: str, options: tuple, resume: bool = False) -> dict:
     trainer = start_training(rank, folder, options, resume=resume)
     if resume:
         trainer.data_loader = trainer.data_loader[trainer.iteration :]
+    evaluate_in_parts(trainer, trainer.model)
     assert trainer.train()
     evaluate_unevenly(trainer)
+    evaluate_in_parts(trainer, trainer.ema.ema)
     return {"skipped": trainer.monitor.skipped, "iteration": trainer.iteration}
+
+
+def evaluate_in_parts(trainer: Trainer, model: nn.Module) -> None:
+    """A part of the model comes before the whole; nothing stays of that, neither for evaluations nor for training."""
+    images, targets, *_ = trainer.data_loader[0]
+    model.eval()
+    with gathered(model), torch.no_grad():
+        unwrap_model(model).backbone(images.tensors)
+        unwrap_model(model)(images, captions=[CAPTION] * len(targets), positive_map={1: [1, 2]})
 
 
 def evaluate_unevenly(trainer: Trainer) -> None:

@@ -136,6 +136,8 @@ def gathered(model: nn.Module) -> Iterator[None]:
     For evaluation, where processes have different numbers of batches; other models are left alone.
     """
     shards = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    if isinstance(model, FSDPModule):  # PyTorch would take a part that is called first for a model of its own
+        model._get_fsdp_state()._lazy_init()
     for module in shards:
         module.set_reshard_after_forward(False, recurse=False)
         module.unshard()
