@@ -36,6 +36,19 @@ VALIDATIONS = 5
 SAMPLED_NEGATIVES = 85  # absent classes in a prompt where not all fit, as in pre-training
 LONGEST_NOTE = 200  # characters of a text among the choices
 FAR_OFF = 8.0  # times the recipe's learning rate, or a fraction of it
+FIXED_SETTINGS: dict[str, Any] = {
+    "DATASETS.TRAIN": (TRAIN_SET,), "DATASETS.TEST": (VALIDATION_SET,),
+    "DATASETS.TRAIN_DATASETNAME_SUFFIX": "", "DATASETS.TEST_DATASETNAME_SUFFIX": "",
+    "DATASETS.GENERAL_COPY": -1, "DATASETS.FEW_SHOT_RULE": "images", "DATASETS.SEPARATION_TOKENS": ". ",
+    "DATASETS.USE_CAPTION_PROMPT": False, "DATASETS.ADD_DET_PROMPT": False, "DATASETS.CLASS_AGNOSTIC": False,
+    "DATASETS.USE_OVERRIDE_CATEGORY": False, "DATASETS.USE_SUPRESS_QUERY": False,
+    "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING": False, "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS": False,
+    "SOLVER.OPTIMIZER": "ADAMW", "SOLVER.USE_COSINE": True, "SOLVER.USE_AUTOSTEP": False, "SOLVER.WARMUP_FACTOR": 0.01,
+    "SOLVER.MAX_EPOCH": 0, "SOLVER.CHECKPOINT_PER_EPOCH": -1.0, "SOLVER.MODEL_EMA": 0.0, "SOLVER.CACHE_FEATURES": "",
+    "SOLVER.FIND_UNUSED_PARAMETERS": False,
+    "TEST.DURING_TRAINING": True, "TEST.CHUNKED_EVALUATION": -1, "TEST.EVAL_TASK": "detection",
+}  # fmt: skip
+"""The same for all data. Options for what the model was trained on before are set back: it may be a fine-tuned one."""
 
 logger = logging.getLogger("maskrcnn_benchmark.finetune")
 
@@ -200,25 +213,38 @@ def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:
     return CfgNode(entry, new_allowed=True)
 
 
-def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, choices: dict[str, str]) -> dict[str, Any]:
-    """Names and values of the configuration; adds to `choices` what a user may want to know.
+class Schedule(NamedTuple):
+    """Pictures of a batch, iterations, those between two measurements, and the learning rates."""
 
-    Options for the data that the model was trained on before are set back, as it may be a fine-tuned one.
-    """
-    recipe, is_gpu = RECIPES[own.mode], own.device != "cpu"
-    batch = own.batch_size or min(RECIPE_BATCH if is_gpu else 2, pictures)
+    batch: int
+    iterations: int
+    period: int
+    rate: float
+    text_rate: float
+
+
+def _schedule(own: OwnData, pictures: int) -> Schedule:
+    """What is asked for, or else what suits so many pictures. Raises: ValueError for a batch that they do not fill."""
+    recipe = RECIPES[own.mode]
+    batch = own.batch_size or min(2 if own.device == "cpu" else RECIPE_BATCH, pictures)
     if batch > pictures:
         raise ValueError(f"--batch-size {batch} is more than the {pictures} pictures to train on")
     iterations = own.iterations or min(max(EPOCHS * pictures // batch, FEWEST), MOST)
-    period = max(iterations // VALIDATIONS, 1)
     factor = batch / RECIPE_BATCH if recipe.scales else 1.0
-    rate = own.rate or recipe.rate * factor
-    usual, text_rate = recipe.rate * factor, recipe.text_rate * factor
+    usual = recipe.rate * factor
+    rate = own.rate or usual
     if not usual / FAR_OFF <= rate <= usual * FAR_OFF:
         logger.warning(
             "learning rate %g is far from %g, with which %s tuning usually works for batches of %d",
             rate, usual, own.mode, batch,
         )  # fmt: skip
+    return Schedule(batch, iterations, max(iterations // VALIDATIONS, 1), rate, recipe.text_rate * factor)
+
+
+def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, choices: dict[str, str]) -> dict[str, Any]:
+    """Names and values of the configuration; adds to `choices` what a user may want to know."""
+    recipe, is_gpu = RECIPES[own.mode], own.device != "cpu"
+    batch, iterations, period, rate, text_rate = _schedule(own, pictures)
     choices |= {
         "classes": f"{len(classes)}: {shortened(', '.join(classes), LONGEST_NOTE)}",
         "pictures": f"{pictures} to train on" + (f", {own.shots} of each class (seed {own.seed})" if own.shots else ""),
@@ -228,24 +254,14 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
         "weight decay": f"{recipe.decay:g}",
         "NUM_CLASSES": f"{len(classes) + 1}, with the background",
     }  # fmt: skip
-    settings: dict[str, Any] = {
-        "DATASETS.TRAIN": (TRAIN_SET,), "DATASETS.TEST": (VALIDATION_SET,),
-        "DATASETS.TRAIN_DATASETNAME_SUFFIX": "", "DATASETS.TEST_DATASETNAME_SUFFIX": "",
-        "DATASETS.FEW_SHOT": own.shots, "DATASETS.SHUFFLE_SEED": own.seed, "DATASETS.GENERAL_COPY": -1,
-        "DATASETS.SEPARATION_TOKENS": ". ", "DATASETS.USE_CAPTION_PROMPT": False, "DATASETS.ADD_DET_PROMPT": False,
-        "DATASETS.USE_OVERRIDE_CATEGORY": False, "DATASETS.USE_SUPRESS_QUERY": False, "DATASETS.CLASS_AGNOSTIC": False,
-        "DATASETS.SPECIAL_SAFEGUARD_FOR_COCO_GROUNDING": False, "DATASETS.FEW_SHOT_RULE": "images",
-        "MODEL.DYHEAD.NUM_CLASSES": len(classes) + 1, "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS": False,
+    settings: dict[str, Any] = FIXED_SETTINGS | {
+        "DATASETS.FEW_SHOT": own.shots, "DATASETS.SHUFFLE_SEED": own.seed,
+        "MODEL.DYHEAD.NUM_CLASSES": len(classes) + 1,
         "DATALOADER.ASPECT_RATIO_GROUPING": pictures > 200, "DATALOADER.NUM_WORKERS": 4 if is_gpu else 0,
         "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": recipe.preset, "SOLVER.IMS_PER_BATCH": batch, "SOLVER.SEED": own.seed,
         "SOLVER.BASE_LR": rate, "SOLVER.LANG_LR": text_rate, "SOLVER.WEIGHT_DECAY": recipe.decay,
-        "SOLVER.OPTIMIZER": "ADAMW", "SOLVER.USE_COSINE": True, "SOLVER.USE_AUTOSTEP": False,
-        "SOLVER.MIN_LR": rate / 100, "SOLVER.WARMUP_ITERS": iterations // 10, "SOLVER.WARMUP_FACTOR": 0.01,
-        "SOLVER.MAX_ITER": iterations, "SOLVER.MAX_EPOCH": 0, "SOLVER.CHECKPOINT_PER_EPOCH": -1.0,
-        "SOLVER.CHECKPOINT_PERIOD": period, "SOLVER.MODEL_EMA": 0.0,
-        "SOLVER.CACHE_FEATURES": "", "SOLVER.USE_AMP": is_gpu, "SOLVER.FIND_UNUSED_PARAMETERS": False,
-        "TEST.DURING_TRAINING": True, "TEST.CHUNKED_EVALUATION": -1, "TEST.EVAL_TASK": "detection",
-        "TEST.IMS_PER_BATCH": 4 if is_gpu else 1,
+        "SOLVER.MIN_LR": rate / 100, "SOLVER.WARMUP_ITERS": iterations // 10, "SOLVER.MAX_ITER": iterations,
+        "SOLVER.CHECKPOINT_PERIOD": period, "SOLVER.USE_AMP": is_gpu, "TEST.IMS_PER_BATCH": 4 if is_gpu else 1,
     }  # fmt: skip
     if own.cache_features:
         size = cfg.INPUT.MIN_SIZE_TEST
