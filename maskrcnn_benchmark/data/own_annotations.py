@@ -119,7 +119,8 @@ def _checked_categories(content: Mapping[str, Any], path: Path, is_sorted: bool)
     ids = Counter(category["id"] for category in content["categories"])
     if len(ids) < len(content["categories"]):
         raise ValueError(f"'{path}': two categories have the id {ids.most_common(1)[0][0]}")
-    used = {annotation.get("category_id") for annotation in content["annotations"] if _is_hashable(annotation)}
+    given = (annotation.get("category_id") for annotation in content["annotations"])
+    used = {category_id for category_id in given if isinstance(category_id, int | str)}  # others cannot be hashed
     background = [
         category
         for category in content["categories"]
@@ -131,10 +132,6 @@ def _checked_categories(content: Mapping[str, Any], path: Path, is_sorted: bool)
     if is_sorted:
         kept.sort(key=lambda category: category["id"])
     return dict(zip([category["id"] for category in kept], class_names(kept, path), strict=True))
-
-
-def _is_hashable(annotation: Mapping[str, Any]) -> bool:
-    return isinstance(annotation.get("category_id"), int | str)
 
 
 def class_names(categories: Iterable[Record], path: Path) -> list[str]:
@@ -159,6 +156,7 @@ def class_names(categories: Iterable[Record], path: Path) -> list[str]:
 def _checked_boxes(
     annotations: Sequence[Record], pictures: Mapping[Any, Record], categories: Mapping[int, str], path: Path
 ) -> list[Record]:
+    """The boxes with something inside their pictures, numbered from 1, each with its area and whether it is a crowd."""
     kept: list[Record] = []
     empty: list[str] = []
     for number, annotation in enumerate(annotations):

@@ -185,9 +185,9 @@ def eval_detection_voc(
     iou_thresh: float = 0.5,
     use_07_metric: bool = False,
 ) -> dict[str, np.ndarray | float]:
-    """{`ap`: per label from 0 to the last of either list, NaN without objects; `map`: their mean}; the interface is the
-    historical one.
+    """Average precision of every label; the interface is the historical one.
 
+    Returns: {`ap`: (L,) for labels from 0 to the last of either list, NaN without objects; `map`: their mean}.
     Raises: ValueError for lists of different lengths.
     """
     if len(pred_boxlists) != len(gt_boxlists):

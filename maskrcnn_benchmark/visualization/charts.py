@@ -8,6 +8,7 @@ from maskrcnn_benchmark.visualization.draw import Color, phrase_color
 FONT = 'font-family="sans-serif" font-size="12"'
 INK, FAINT, GRID, BAR = "#222", "#777", "#ddd", "#0082c8"
 NARROW, BROAD = "fijlrtI.,:;!|'()[]-/ ", "mwMW@%"
+ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 LONGEST_LABEL = 170  # pixels of a name beside a table
 WIDTH = 560  # pixels of a chart of lines or bars
 LEFT, TOP, BOTTOM = 56, 16, 44  # pixels around the plot of a line chart
@@ -116,9 +117,9 @@ def _shortened(text: str, room: float) -> str:
     if _width(text) <= room + 0.5:
         return text
     length = len(text) - 1
-    while length > 1 and _width(text[:length]) + 12 > room:
+    while length > 1 and _width(text[:length] + ELLIPSIS) > room:
         length -= 1
-    return f"{text[:length]}\N{HORIZONTAL ELLIPSIS}"
+    return text[:length] + ELLIPSIS
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, color: str, width: int = 1) -> str:
