@@ -10,6 +10,7 @@ from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import picture_file
+from maskrcnn_benchmark.evaluation.base import scores_and_labels
 from maskrcnn_benchmark.evaluation.mistakes import JudgedImage
 from maskrcnn_benchmark.evaluation.phrase_recall import phrase_ground_truth, phrase_texts
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -53,7 +54,7 @@ class JudgedImages:
             truth = self._truth(index)
             path = picture_file(self.dataset, index)
             found = found.resize(truth.size).convert("xyxy")
-            scores, labels = found.get_field("scores").cpu().numpy(), found.get_field("labels").cpu().numpy()
+            scores, labels = (column.cpu().numpy() for column in scores_and_labels(found))
             order = np.argsort(-scores, kind="stable")
             order = order[np.isin(labels[order], list(truth.name_of_label))][:MAX_BOXES]
             boxes = found.bbox.cpu().numpy().astype(np.float64)[order] + np.array([0, 0, 1, 1])

@@ -48,8 +48,9 @@ def test_images_without_predictions_need_no_fields(tmp_path, is_crowd_only):
     data = COCODataset(write_coco_toy(tmp_path), tmp_path, False)
     nothing = BoxList([], SIZE)
     boxes = [nothing if is_crowd_only else COCO_PREDICTIONS[0], nothing, found([5, 5, 64, 64, 2, 0.7])]
-    results, predictions = evaluate(data, boxes, str(tmp_path / "out"))
+    results, predictions = evaluate(data, boxes, str(tmp_path / "out"), report_title="toy")
     assert results.results["bbox"]["AP"] == pytest.approx(0.0 if is_crowd_only else 0.5)
+    assert (tmp_path / "out" / "report.html").is_file()
     assert len(predictions["bbox"]) == 2 - is_crowd_only, "that in the crowd is neither right nor wrong"
     proposals, _ = evaluate(data, boxes, box_only=True)
     assert proposals.results["box_proposal"]["AR@100"] == (0.0 if is_crowd_only else 0.5)
