@@ -31,7 +31,7 @@ from maskrcnn_benchmark.cli.console import OK, PARTIAL_FAILURE, CommandError, Pa
 from maskrcnn_benchmark.cli.predict import count
 from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.engine.export import export_model
-from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
+from maskrcnn_benchmark.engine.testing.scenes import ScenesMeasurement
 from maskrcnn_benchmark.scenes.dataset import write_dataset
 from maskrcnn_benchmark.scenes.kinds import KINDS
 from maskrcnn_benchmark.utils.complete_files import write_complete

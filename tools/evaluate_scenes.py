@@ -18,7 +18,7 @@ from tqdm import tqdm
 from maskrcnn_benchmark.cli.console import OK, Parser, processors, report_errors
 from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector
 from maskrcnn_benchmark.engine.detector_api import Detector
-from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
+from maskrcnn_benchmark.engine.testing.scenes import ScenesMeasurement
 from maskrcnn_benchmark.scenes.dataset import write_dataset
 from maskrcnn_benchmark.scenes.statistics import read_scene_statistics
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from maskrcnn_benchmark.engine.detector_api import Caption, Detector, Prediction
-from maskrcnn_benchmark.evaluation.scenes import ScenesMeasurement
+from maskrcnn_benchmark.engine.testing.scenes import ScenesMeasurement
 from maskrcnn_benchmark.scenes.dataset import write_dataset
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 
