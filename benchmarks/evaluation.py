@@ -269,7 +269,7 @@ def build(args: argparse.Namespace, cfg: CfgNode, device: torch.device) -> nn.Mo
 
 def put_objects(model: nn.Module, cfg: CfgNode, dataset: Any, batch_size: int) -> None:
     """Lets accelerated inference find a hundred objects of a few classes in every picture, whatever the weights."""
-    accelerated = model._accelerated()
+    accelerated = model.accelerated_form()
     if accelerated is None:
         return
     (prompt,) = prompts_from_dataset(dataset, cfg, model.tokenizer)

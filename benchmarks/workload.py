@@ -161,7 +161,7 @@ class SelectionLoad:
             return plain_select(outputs._replace(dot_product_logits=logits.split(sizes, 1)), anchors, positive_map)
 
         rpn.select = select
-        accelerated = self.model._accelerated()
+        accelerated = self.model.accelerated_form()
         if accelerated is not None:
             head = accelerated.head
 

@@ -67,7 +67,7 @@ def raw_predictions(precision: str, *, accelerated: bool) -> Raw:
         text, embedding = model.rpn.prepare_text(model.encode_text([facts["caption"]]))
         shape = PyramidShape.of([level.shape[-2:] for level in features.levels])
         if accelerated:
-            logits, codes, _ = model._accelerated().predictions(features.visual, shape, text, embedding)
+            logits, codes, _ = model.accelerated_form().predictions(features.visual, shape, text, embedding)
         else:
             head = model.rpn.head
             outputs = head.predict(head.run_tower(features.levels, text), embedding, with_class_logits=False)

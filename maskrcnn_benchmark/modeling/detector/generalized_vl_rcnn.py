@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from maskrcnn_benchmark.modeling.accelerated.frozen_parts import accelerate_frozen_layers
-from maskrcnn_benchmark.modeling.accelerated.inference import StartedDetection
+from maskrcnn_benchmark.modeling.accelerated.inference import AcceleratedDetector, StartedDetection
 from maskrcnn_benchmark.modeling.accelerated.precision import find_precision
 from maskrcnn_benchmark.modeling.accelerated.pyramid import PyramidShape
 from maskrcnn_benchmark.modeling.backbone import BackboneOutput, build_backbone
@@ -144,8 +144,8 @@ class GeneralizedVLRCNN(nn.Module):
         accelerate_frozen_layers(self.rpn, is_on)
         return self
 
-    def _accelerated(self):
-        """The accelerated form of this model where it applies, else None."""
+    def accelerated_form(self) -> AcceleratedDetector | None:
+        """What computes inference in place of the modules, where `use_precision` and the device allow it; else None."""
         return None if self.training or self.acceleration is None else self.acceleration.detector(self)
 
     def _plain_numbers(self) -> contextlib.AbstractContextManager:
@@ -180,7 +180,7 @@ class GeneralizedVLRCNN(nn.Module):
         """What text lengths are multiples of, where that changes no result and recordings then serve more captions."""
         if self.training and self.recorded_training is not None:
             return RECORDED_TOKEN_BUCKET
-        return TOKEN_BUCKET if trim and self._accelerated() else None
+        return TOKEN_BUCKET if trim and self.accelerated_form() else None
 
     def encode_text(
         self, captions: Sequence[str], greenlight_map: Tensor | None = None, *, min_tokens: int = 0
@@ -238,7 +238,7 @@ class GeneralizedVLRCNN(nn.Module):
     ) -> TextFeatures:
         """Token ids and masks (B, T) -> features; special_tokens_mask is needed with MASK_SPECIAL."""
         frozen = torch.no_grad() if self.freezing.language else contextlib.nullcontext()
-        accelerated = self._accelerated()
+        accelerated = self.accelerated_form()
         if accelerated is not None:
             text = accelerated.encode_tokens(input_ids, attention_mask)
         else:
@@ -257,7 +257,7 @@ class GeneralizedVLRCNN(nn.Module):
     def encode_images(self, images: ImageList, text: TextFeatures | None = None) -> FeaturePyramid:
         """`encode_image` for an ImageList."""
         sizes = [(int(height), int(width)) for height, width in images.image_sizes]
-        accelerated = self._accelerated()
+        accelerated = self.accelerated_form()
         if accelerated is not None:
             visual, shape = accelerated.encode_images(images.tensors)
             return FeaturePyramid(tuple(x.permute(0, 3, 1, 2) for x in shape.levels(visual)), sizes, visual=visual)
@@ -329,7 +329,7 @@ class GeneralizedVLRCNN(nn.Module):
         positive_map: LabelToTokens | Sequence[LabelToTokens] | TokenMap | None,
     ) -> StartedDetection | None:
         """`detect` for one text per image, begun; None where these features are not for accelerated inference."""
-        accelerated = self._accelerated()
+        accelerated = self.accelerated_form()
         if accelerated is None or features.visual is None:
             return None
         with torch.no_grad():

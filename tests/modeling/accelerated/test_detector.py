@@ -205,7 +205,7 @@ class TestOnAGpu:
             expected = model(images, captions=captions, positive_map=maps)
             found = fast(images, captions=captions, positive_map=maps)
             tiny_detector.assert_same_boxes([b.to("cpu") for b in found], [b.to("cpu") for b in expected], atol=1e-3)
-        assert len(fast._accelerated()._detect) >= 1, "nothing was recorded"
+        assert len(fast.accelerated_form()._detect) >= 1, "nothing was recorded"
 
     @torch.no_grad()
     def test_results_are_not_overwritten_by_later_calls(self, build):

@@ -167,7 +167,7 @@ def test_trimmed_text_changes_nothing(model, text_folder):
 def test_accelerated_text_is_never_longer_than_the_limit(model, monkeypatch, limit, length):
     """Its lengths are multiples of a number, which need not divide the limit."""
     model.eval()
-    monkeypatch.setattr(model, "_accelerated", lambda: True)
+    monkeypatch.setattr(model, "accelerated_form", lambda: True)
     monkeypatch.setattr(model, "text_policy", model.text_policy._replace(max_length=limit))
     assert model.tokenize(CAPTIONS, trim=True).input_ids.shape[1] == length
     assert model.tokenize(["red star. " * 40], trim=True).input_ids.shape[1] == limit
