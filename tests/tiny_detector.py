@@ -14,6 +14,7 @@ from maskrcnn_benchmark.structures.image_list import ImageList, to_image_list
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCENES_BERT = REPOSITORY / "maskrcnn_benchmark" / "assets" / "scenes_bert"
 TEXT_DIM = 16
+CAPTIONS = ["red star. blue cup", "green tree"]
 TINY = (
     *("MODEL.DEVICE", "cpu", "MODEL.BACKBONE.OUT_CHANNELS", 16, "MODEL.GROUP_NORM.NUM_GROUPS", 4),
     *("MODEL.SWINT.EMBED_DIM", 8, "MODEL.SWINT.DEPTHS", (1, 1, 2, 2), "MODEL.SWINT.NUM_HEADS", (1, 2, 2, 2)),
@@ -94,6 +95,25 @@ def positive_rows(rows: list[list[int]], num_tokens: int) -> Tensor:
     for row, tokens in zip(result, rows, strict=True):
         row[tokens] = 1
     return result
+
+
+POSITIVE_MAP = positive_rows([[1, 2], [4], [1]], 48)
+"""Of the boxes of `training_batch`, in its captions."""
+
+
+def training_batch(
+    seed: int = 1, device: str = "cpu", *, size=(60, 90), captions=CAPTIONS, shift: float = 0.0
+) -> tuple[ImageList, list[BoxList], list[str], Tensor]:
+    """Images, targets, captions and positive map of a training call, the first image of size (height, width).
+
+    shift: pixels by which some sides of the boxes are moved.
+    """
+    images = random_images(size, (64, 70), seed=seed).to(device)
+    targets = [
+        target([[5 + shift, 5, 50, 40], [10, 20, 60 + shift, 58]], (90, 60), [1, 2]),
+        target([[8, 8, 50, 50 + shift]], (70, 64), [1]),
+    ]
+    return images, [one.to(device) for one in targets], list(captions), POSITIVE_MAP.to(device)
 
 
 def loss_and_gradients(model: nn.Module, arguments: tuple) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -8,7 +8,7 @@ from copy import deepcopy
 import pytest
 import tiny_detector
 import torch
-from tiny_detector import loss_and_gradients
+from tiny_detector import CAPTIONS, loss_and_gradients, training_batch
 from triton_interpreter import interpreted_kernels
 
 from maskrcnn_benchmark.engine.tuning.feature_cache import FeatureCache
@@ -20,8 +20,6 @@ from maskrcnn_benchmark.modeling.heads.dyconv import DyConv
 from maskrcnn_benchmark.ops.kernels import triton_support
 
 MODES = ("linear_prob", "language_prompt_v1", "language_prompt_v2", "language_prompt_v4_fixed")
-CAPTIONS = ["red star. blue cup", "green tree"]
-MAP = tiny_detector.positive_rows([[1, 2], [4], [1]], 48)
 OPTIONS = (
     *("MODEL.DYHEAD.USE_CHECKPOINT", False, "MODEL.BACKBONE.USE_CHECKPOINT", False),
     *("MODEL.SWINT.EMBED_DIM", 16, "MODEL.SWINT.NUM_HEADS", (1, 2, 4, 8)),
@@ -59,17 +57,8 @@ def half(device="cpu"):
     return torch.autocast(device, torch.float16)
 
 
-def batch(seed, device="cpu"):
-    images = tiny_detector.random_images((60, 90), (64, 70), seed=seed).to(device)
-    targets = [
-        tiny_detector.target([[5, 5, 50, 40], [10, 20, 60, 58]], (90, 60), [1, 2]),
-        tiny_detector.target([[8, 8, 50, 50]], (70, 64), [1]),
-    ]
-    return images, [target.to(device) for target in targets], CAPTIONS, MAP.to(device)
-
-
 def pictures(seed=1, device="cpu"):
-    return batch(seed, device)[0].tensors
+    return training_batch(seed, device)[0].tensors
 
 
 @pytest.fixture
@@ -132,9 +121,9 @@ def test_what_is_trained_gets_the_same_gradients(build, accelerated, layers, mod
     plain = plain_twin(model)
     runs, plain_runs = runs_of_the_body(model), runs_of_the_body(plain)
     for seed in (1, 2):
-        exact = loss_and_gradients(plain, batch(seed))
+        exact = loss_and_gradients(plain, training_batch(seed))
         with half():
-            assert_same_training(loss_and_gradients(model, batch(seed)), exact)
+            assert_same_training(loss_and_gradients(model, training_batch(seed)), exact)
     assert (len(runs), len(plain_runs)) == (0, 2)
     # Before those of a linear probe nothing is trained. There are two.
     assert layers == ([torch.float16] * 4 if mode == "linear_prob" else [])
@@ -153,7 +142,7 @@ def test_what_is_trained_or_has_no_accelerated_form_runs_plainly(build, accelera
     model = build(mode, *options)
     runs = runs_of_the_body(model)
     with half():
-        model(*batch(1))
+        model(*training_batch(1))
     assert len(runs) == 1
 
 
@@ -161,32 +150,32 @@ def test_only_recorded_steps_under_autocast_on_a_gpu_are_accelerated(build, monk
     model = build("linear_prob")
     runs = runs_of_the_body(model)
     with half():
-        model(*batch(1))
+        model(*training_batch(1))
     assert len(runs) == 1, "this is a CPU"
     monkeypatch.setattr(triton_support, "runs_kernels", lambda tensor: True)
-    model(*batch(1))
+    model(*training_batch(1))
     assert len(runs) == 2, "there is no autocast"
     assert not layers
     with half():
-        model(*batch(1))
+        model(*training_batch(1))
         assert len(runs) == 2 and len(layers) == 2
-        model.eval()(batch(1)[0], captions=CAPTIONS, positive_map={1: [1]})
+        model.eval()(training_batch(1)[0], captions=CAPTIONS, positive_map={1: [1]})
         assert len(runs) == 3 and len(layers) == 2, "this was no training"
         runs.clear()
         model.train()
         model.backbone.fpn.requires_grad_(True)
-        model(*batch(1))
+        model(*training_batch(1))
         assert len(runs) == 1, "the pyramid is trained"
         model.train()
         model.backbone.body.train()
-        model(*batch(1))
+        model(*training_batch(1))
         assert len(runs) == 2, "the body draws random numbers"
         layers.clear()
         next(one for one in model.rpn.head.dyhead_tower if isinstance(one, DyConv)).requires_grad_(True)
-        model(*batch(1))
+        model(*training_batch(1))
         assert not layers, "the first layer is trained, and what it gives to the second has a gradient"
         runs.clear()
-        model.train().use_training_graphs(False)(*batch(1))
+        model.train().use_training_graphs(False)(*training_batch(1))
         assert len(runs) == 1 and not layers, "steps are not recorded"
 
 
@@ -252,14 +241,14 @@ def test_recordings_are_forgotten_when_frozen_weights_change(build):
 
 
 def test_features_that_are_kept_are_those_of_the_plain_modules(build, accelerated, tmp_path):
-    model, images = build("linear_prob"), batch(1)[0]
+    model, images = build("linear_prob"), training_batch(1)[0]
     images.names = ["one", "two"]
     model.picture_memory = FeatureCache(tmp_path, model.backbone, "")
     runs = runs_of_the_body(model)
     with half():
         kept = model.encode_images(images).levels
         plain = [model.run_backbone(images.tensors[row : row + 1]).levels for row in range(2)]
-        model(images, *batch(1)[1:])
+        model(images, *training_batch(1)[1:])
     assert len(runs) == 4 and all(map(torch.equal, kept, map(torch.cat, zip(*plain, strict=True))))
 
 
@@ -277,7 +266,7 @@ class TestOnAGpu:
         ]
         for seed in (1, 2, 3, 4, 5, 6):
             with torch.autocast("cuda", dtype):
-                ours, theirs = (loss_and_gradients(one, batch(seed, "cuda")) for one in (model, plain))
+                ours, theirs = (loss_and_gradients(one, training_batch(seed, "cuda")) for one in (model, plain))
             if dtype == torch.float16:
                 assert_same_training(ours, theirs, limit=0.3)
             torch.testing.assert_close(ours[0], theirs[0], rtol=1e-2, atol=1e-3)
@@ -290,14 +279,14 @@ class TestOnAGpu:
         model = build("language_prompt_v2").cuda()
         with half("cuda"):
             for _ in range(5):
-                before, _ = loss_and_gradients(model, batch(1, "cuda"))
+                before, _ = loss_and_gradients(model, training_batch(1, "cuda"))
             assert len(model.recorded_training.from_features) == 1
             model.load_state_dict(tiny_detector.scramble(build("language_prompt_v2"), scale=0.1, seed=5).state_dict())
             plain = plain_twin(model)
             for seed in (1, 2, 3, 4, 5):
-                ours, theirs = (loss_and_gradients(one, batch(seed, "cuda")) for one in (model, plain))
+                ours, theirs = (loss_and_gradients(one, training_batch(seed, "cuda")) for one in (model, plain))
                 assert_same_training(ours, theirs, limit=0.3)
-        after, _ = loss_and_gradients(plain, batch(1, "cuda"))
+        after, _ = loss_and_gradients(plain, training_batch(1, "cuda"))
         assert len(model.recorded_training.from_features) == 1
         assert any(not torch.allclose(after[name], before[name], rtol=0.01) for name in before)
 
@@ -305,11 +294,11 @@ class TestOnAGpu:
         model = build("linear_prob").cuda()
         with half("cuda"):
             for _ in range(5):
-                before, _ = loss_and_gradients(model, batch(1, "cuda"))
+                before, _ = loss_and_gradients(model, training_batch(1, "cuda"))
             model.eval()
             with torch.no_grad():
-                model(batch(1, "cuda")[0], captions=CAPTIONS, positive_map={1: [1]})
+                model(training_batch(1, "cuda")[0], captions=CAPTIONS, positive_map={1: [1]})
             torch.cuda.empty_cache()
-            after, _ = loss_and_gradients(model.train(), batch(1, "cuda"))
+            after, _ = loss_and_gradients(model.train(), training_batch(1, "cuda"))
         torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-5)
         assert len(model.recorded_training.from_features) == 1

@@ -5,13 +5,11 @@ from copy import deepcopy
 import pytest
 import tiny_detector
 import torch
-from tiny_detector import loss_and_gradients
+from tiny_detector import CAPTIONS, POSITIVE_MAP, loss_and_gradients, training_batch
 
 from maskrcnn_benchmark.engine.tuning.tuning_modes import TUNING_MODES, trainable_names, tuning_highlevel_override
 from maskrcnn_benchmark.modeling.detector import build_detection_model, disable_stochasticity
 
-CAPTIONS = ["red star. blue cup", "green tree"]
-MAP = tiny_detector.positive_rows([[1, 2], [4], [1]], 48)
 MAX_TOKENS = ("MODEL.LANGUAGE_BACKBONE.MAX_QUERY_LEN", 128)
 NO_CHECKPOINTS = ("MODEL.DYHEAD.USE_CHECKPOINT", False, "MODEL.BACKBONE.USE_CHECKPOINT", False)
 
@@ -31,13 +29,7 @@ def build(tmp_path):
 
 
 def batch(seed, device="cpu", size=(60, 90)):
-    images = tiny_detector.random_images(size, (64, 70), seed=seed).to(device)
-    shift = 3.0 * seed
-    targets = [
-        tiny_detector.target([[5 + shift, 5, 50, 40], [10, 20, 60 + shift, 58]], (90, 60), [1, 2]),
-        tiny_detector.target([[8, 8, 50, 50 + shift]], (70, 64), [1]),
-    ]
-    return images, [target.to(device) for target in targets], CAPTIONS, MAP.to(device)
+    return training_batch(seed, device, size=size, shift=3.0 * seed)
 
 
 def test_the_recorded_way_gives_the_same_losses_where_nothing_is_recorded(build):
@@ -60,7 +52,7 @@ def test_ways_of_tuning_where_nothing_is_recorded(build, mode):
 
 def test_texts_have_few_lengths_where_they_are_not_padded_to_the_limit(build):
     model = disable_stochasticity(build("MODEL.LANGUAGE_BACKBONE.PAD_MAX", False, *MAX_TOKENS))
-    arguments = (*batch(1)[:3], torch.nn.functional.pad(MAP, (0, 128 - MAP.shape[1])))
+    arguments = (*batch(1)[:3], torch.nn.functional.pad(POSITIVE_MAP, (0, 128 - POSITIVE_MAP.shape[1])))
     assert model.tokenize(CAPTIONS, trim=False).input_ids.shape[1] < 64
     plain = loss_and_gradients(model, arguments)
     model.use_training_graphs()

@@ -4,23 +4,13 @@ from copy import deepcopy
 
 import pytest
 import torch
-from tiny_detector import (
-    loss_and_gradients,
-    make_text_folder,
-    positive_rows,
-    random_images,
-    scramble,
-    target,
-    tiny_config,
-)
+from tiny_detector import CAPTIONS, loss_and_gradients, make_text_folder, scramble, tiny_config, training_batch
 
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 from maskrcnn_benchmark.modeling.detector.frozen_text import TextMemory
 
 MODES = ("linear_prob", "language_prompt_v2", "language_prompt_v4_fixed")
-CAPTIONS = ["red star. blue cup", "green tree"]
-MAP = positive_rows([[1, 2], [4], [1]], 48)
 NO_CHECKPOINTS = ("MODEL.DYHEAD.USE_CHECKPOINT", False, "MODEL.BACKBONE.USE_CHECKPOINT", False)
 
 
@@ -49,15 +39,6 @@ def encoded(monkeypatch):
     return watch
 
 
-def batch(captions=CAPTIONS, seed=1):
-    images = random_images((60, 90), (64, 70), seed=seed)
-    targets = [
-        target([[5, 5, 50, 40], [10, 20, 60, 58]], (90, 60), [1, 2]),
-        target([[8, 8, 50, 50]], (70, 64), [1]),
-    ]
-    return images, targets, captions, MAP
-
-
 def step(model, arguments):
     torch.manual_seed(5)  # the dropout of the tower
     return loss_and_gradients(model, arguments)
@@ -80,7 +61,9 @@ def test_the_text_encoder_runs_once_and_the_numbers_stay(build, encoded, mode):
     model, plain = build(mode), forgetful(build(mode))
     calls, plain_calls = encoded(model), encoded(plain)
     for seed in (1, 2, 3):
-        torch.testing.assert_close(step(model, batch(seed=seed)), step(plain, batch(seed=seed)), rtol=0, atol=0)
+        torch.testing.assert_close(
+            step(model, training_batch(seed=seed)), step(plain, training_batch(seed=seed)), rtol=0, atol=0
+        )
         model.eval()  # as for a validation between two steps
         model.train()
     assert calls == [2] and plain_calls == [2, 2, 2]
@@ -90,14 +73,14 @@ def test_other_captions_and_other_weights(build, encoded):
     """What is kept is of the same captions and the same weights."""
     model = build("language_prompt_v2")
     calls = encoded(model)
-    step(model, batch())
-    step(model, batch(CAPTIONS[::-1]))
+    step(model, training_batch())
+    step(model, training_batch(captions=CAPTIONS[::-1]))
     assert len(calls) == 2 and len(model.text_memory) == 2
     changed = {name: value + 0.1 for name, value in model.state_dict().items() if value.is_floating_point()}
-    before, _ = step(model, batch())
+    before, _ = step(model, training_batch())
     model.load_state_dict(changed, strict=False)
     assert len(model.text_memory) == 0
-    after, _ = step(model, batch())
+    after, _ = step(model, training_batch())
     assert len(calls) == 3 and any(not torch.equal(after[name], before[name]) for name in before)
     assert len(deepcopy(model).text_memory) == 0
 
@@ -107,7 +90,7 @@ def test_an_encoder_that_is_trained_always_runs(build, encoded, mode):
     model = build(mode)
     calls = encoded(model)
     for _ in range(2):
-        _, gradients = step(model, batch())
+        _, gradients = step(model, training_batch())
     assert calls == [2, 2] and any(name.startswith("language_backbone") for name in gradients)
 
 
@@ -115,7 +98,7 @@ def test_masked_words_are_drawn_anew(build, encoded):
     model = build("linear_prob", "MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS", True)
     calls = encoded(model)
     for _ in range(2):
-        model(*batch(), greenlight_map=torch.ones(2, 48))
+        model(*training_batch(), greenlight_map=torch.ones(2, 48))
     assert len(calls) == 2
 
 
@@ -133,7 +116,7 @@ def test_frozen_parts_build_no_graph(build, mode):
     model, seen = build(mode), {}
     model.rpn.head.dyhead_tower.register_forward_pre_hook(lambda _, args: seen.update(state=args[0]))
     model.rpn.head.dyhead_tower.register_forward_hook(lambda _, args, out: seen.update(out=out))
-    step(model, batch())
+    step(model, training_batch())
     assert not any(level.requires_grad for level in seen["state"].visual)
     assert seen["state"].hidden.requires_grad == seen["out"].visual[0].requires_grad == (mode != "linear_prob")
 
@@ -144,5 +127,7 @@ def test_the_way_of_recordings_gives_the_same(build, encoded, mode):
     model, plain = build(mode).use_training_graphs(), build(mode)
     calls = encoded(model)
     for seed in (1, 2):
-        torch.testing.assert_close(step(model, batch(seed=seed)), step(plain, batch(seed=seed)), rtol=0, atol=0)
+        torch.testing.assert_close(
+            step(model, training_batch(seed=seed)), step(plain, training_batch(seed=seed)), rtol=0, atol=0
+        )
     assert calls == [2]
