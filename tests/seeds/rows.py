@@ -361,7 +361,7 @@ ROWS = (
         "accuracy and throughput are printed after training",
         (
             "tests/seeds/test_training_commands.py::test_scripts",
-            "tests/engine/test_validation_run.py::test_run_with_validation",
+            "tests/engine/training/test_validation_run.py::test_run_with_validation",
         ),
     ),
     Row(
@@ -559,7 +559,7 @@ ROWS = (
         "what each way of tuning trains",
         (
             "tests/seeds/test_model_rows.py::test_what_a_tuning_mode_trains",
-            "tests/engine/test_tuning_modes.py::test_mode_trains_what_is_recorded",
+            "tests/engine/tuning/test_tuning_modes.py::test_mode_trains_what_is_recorded",
         ),
     ),
     Row(
