@@ -221,7 +221,7 @@ def test_flag_without_effect_is_told(tune, caplog):
 
 
 def test_fewer_pictures_than_a_batch(tune):
-    with pytest.raises(ValueError, match="yields no batch of 8: .*Use a smaller batch, fewer processes or more copies"):
+    with pytest.raises(ValueError, match="yields a batch of 8: .*Use a smaller batch, fewer processes or more copies"):
         tune(SHOTS, "1_20_1", "SOLVER.IMS_PER_BATCH", "8")
 
 
