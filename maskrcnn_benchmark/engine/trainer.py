@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import time
-from collections.abc import Generator, Mapping, MutableMapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,7 @@ class Trainer:
         forget_report(self.checkpointer.save_dir)  # a longer run may be killed before its own
         self.model.train()
         self.progress.restart_clock()
-        with worker_errors_in_one_line(), stop_on_sigterm() as self._stop:
+        with self._noting_what_ends_it(), worker_errors_in_one_line(), stop_on_sigterm() as self._stop:
             is_finished = self._measure_if_due() or self._train_batches()
             if is_finished:
                 self._measure_if_due(at_end=True)
@@ -207,6 +207,15 @@ class Trainer:
         if is_finished:
             report_training(self.progress.images_per_s, self.validation, self.checkpointer.save_dir)
         return is_finished
+
+    @contextlib.contextmanager
+    def _noting_what_ends_it(self) -> Iterator[None]:
+        """Leaves a line in the log of a run that ends with an error."""
+        try:
+            yield
+        except Exception as error:
+            logger.error("Training ended at iteration %d of %d: %s", self.iteration, self.max_iter, error)
+            raise
 
     def train_batch(self, batch: Sequence[Any], data_seconds: float = 0.0) -> None:
         """One iteration: a step of everything on a batch of BatchCollator that was waited for so many seconds.

@@ -114,10 +114,11 @@ def test_training_goes_on_after_a_bad_loss(tmp_path):
     assert trainer.progress.meters.loss.avg < 0.5
 
 
-def test_gives_up_after_too_many_bad_losses(tmp_path):
+def test_gives_up_after_too_many_bad_losses(tmp_path, caplog):
     trainer = toy_trainer(tmp_path, 20, bad_steps=tuple(range(4, 21)), max_skipped_in_a_row=5, max_bad_losses=99)
-    with pytest.raises(LossNotFinite, match="giving up after 7 in a row"):
+    with pytest.raises(LossNotFinite, match="giving up after 7 in a row") as error:
         trainer.train()
+    assert caplog.messages[-1] == f"Training ended at iteration {trainer.iteration} of 20: {error.value}"
     assert all(torch.isfinite(value).all() for value in trainer.model.state_dict().values())
 
 
