@@ -30,6 +30,7 @@ from maskrcnn_benchmark.engine.testing.task_model import TaskModel
 from maskrcnn_benchmark.engine.tuning.finetune import TuningOptions, fine_tune
 from maskrcnn_benchmark.engine.tuning.own_data import RECIPES, OwnData, plan_own_data
 from maskrcnn_benchmark.scenes.dataset import write_dataset
+from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "scores": [{**run._asdict(), "AP": score} for run, score in sorted(scores.items())],
             "torch": torch.__version__,
         }
-        (args.output / "few_shot.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_complete(args.output / "few_shot.json", json.dumps(record, indent=1) + "\n")
     print(table(args, zero_shot, scores))
     return OK
 

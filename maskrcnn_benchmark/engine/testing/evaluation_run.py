@@ -36,6 +36,7 @@ from maskrcnn_benchmark.evaluation.odinw import (
     write_summary,
 )
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.file_names import distinct_names
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 
@@ -143,14 +144,7 @@ def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[st
 def named_files(paths: Iterable[Path]) -> dict[str, Path]:
     """Files by stem, or by as many folders before it as it takes to tell them apart; a repeated file comes once."""
     files = {path.resolve(): path for path in paths}
-    named: dict[str, Path] = {}
-    for whole, path in files.items():
-        others = [other.with_suffix("").parts for other in files if other != whole]
-        parts = whole.with_suffix("").parts
-        lengths = (n for n in range(1, len(parts)) if all(other[-n:] != parts[-n:] for other in others))
-        length = next(lengths, 0)  # 0: another file differs in its suffix alone
-        named["-".join(parts[-length:]) if length else whole.name] = path
-    return named
+    return dict(zip(distinct_names(list(files), "-"), files.values(), strict=True))
 
 
 def _task_paths(task_config: str) -> Iterator[Path]:

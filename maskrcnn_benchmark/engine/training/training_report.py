@@ -8,7 +8,7 @@ from pathlib import Path
 
 from maskrcnn_benchmark.engine.training.validation import Validation
 from maskrcnn_benchmark.utils import comm
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 REPORT_FILE = "training_report.json"
 
@@ -46,5 +46,4 @@ def report_training(images_per_s: float, validation: Validation | None, folder: 
         "images_per_s": None if math.isnan(images_per_s) else images_per_s,
         "processes": comm.get_world_size(),
     }
-    with atomic_path(Path(folder, REPORT_FILE)) as part:
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_complete(Path(folder, REPORT_FILE), json.dumps(content, indent=2) + "\n")

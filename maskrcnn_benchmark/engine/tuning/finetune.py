@@ -28,7 +28,7 @@ from maskrcnn_benchmark.engine.tuning.tuning_modes import (
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE, read_tag
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.utils.messages import first_of, shortened
 from maskrcnn_benchmark.utils.miscellaneous import mkdir
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
@@ -186,8 +186,7 @@ def _note_choices(folder: Path, choices: Mapping[str, Any]) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """The file appears when it is complete."""
-    with atomic_path(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_complete(path, json.dumps(content, indent=1) + "\n")
 
 
 def _own_configuration(cfg: CfgNode) -> CfgNode:

@@ -13,6 +13,7 @@ from maskrcnn_benchmark.config.loading import REPOSITORY_ROOT, resolve_config_fi
 from maskrcnn_benchmark.engine.tuning.finetune_arguments import Shots, parse_all_shots, parse_seeds
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE, read_tag
+from maskrcnn_benchmark.utils.file_names import distinct_names
 
 TEST_SET = "test"
 """Name of the set of a task that is measured once, at the end."""
@@ -71,7 +72,7 @@ def plan_tunings(args: argparse.Namespace, opts: Sequence[str], base: CfgNode) -
     if args.use_prepared_data and all_shots == [None]:
         raise ValueError("--use_prepared_data needs --custom_shot_and_epoch_and_general_copy, which names the sets")
     files: list[Path | None] = [*task_files(args.ft_tasks)] or [None]
-    names = task_names([Path(file or args.config_file) for file in files])
+    names = distinct_names([file or args.config_file for file in files], "/")
     planned = []
     for shots in all_shots:
         output = Path(base.OUTPUT_DIR, f"shots_{shots.shots}" if shots is not None and len(all_shots) > 1 else "")
@@ -98,22 +99,6 @@ def task_files(patterns: str) -> list[Path]:
         for path in found:
             files.setdefault(os.path.abspath(path), Path(path))
     return [*files.values()]
-
-
-def task_names(files: Sequence[Path]) -> list[str]:
-    """Names of the files without ending, with as many folders before them as tell apart those that are called alike."""
-    paths = [Path(os.path.abspath(file)) for file in files]
-
-    def name(path: Path, folders: int) -> str:
-        return "/".join((*path.parts[-1 - folders : -1], path.stem))
-
-    names = []
-    for path in paths:
-        depths = range(len(path.parts) - 1)
-        unique = (depth for depth in depths if sum(name(other, depth) == name(path, depth) for other in paths) == 1)
-        depth = next(unique, None)
-        names.append(path.name if depth is None else name(path, depth))  # the same but for the ending
-    return names
 
 
 def _configuration(

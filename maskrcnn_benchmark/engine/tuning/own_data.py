@@ -25,7 +25,7 @@ from maskrcnn_benchmark.engine.tuning.finetune import RESULT_FILE
 from maskrcnn_benchmark.text.class_names import listed, shown
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.utils.messages import shortened
 
 TRAIN_SET, VALIDATION_SET = "own_train", "own_val"
@@ -170,8 +170,7 @@ def _write_parts(own: OwnData, *parts: Content) -> tuple[Path, Path]:
             f"--output '{own.output}' has results for other annotations: name another folder, or remove this one"
         )
     for file, text in zip(files, texts, strict=True):
-        with atomic_path(file) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_complete(file, text)
     return files[0], files[1]
 
 

@@ -11,7 +11,7 @@ from maskrcnn_benchmark.engine.training.validation import score_of
 from maskrcnn_benchmark.engine.tuning.finetune import TuningResult
 from maskrcnn_benchmark.engine.tuning.own_data import VALIDATION_SET, OwnData, Plan
 from maskrcnn_benchmark.evaluation.report import PAGE, PER_CLASS, PICTURE, STYLE
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.visualization.charts import line_chart
 
 
@@ -66,12 +66,11 @@ def write_page(
     title = f"{plan.model}, {own.mode} tuning on {own.annotations.name}"
     body = "".join(f"<h2>{escape(name)}</h2>\n{content}\n" for name, content in sections.items())
     page = own.output / PAGE
-    with atomic_path(page) as part:
-        part.write_text(
-            f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-            f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n",
-            encoding="utf-8",
-        )
+    write_complete(
+        page,
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head>\n<body><h1>{escape(title)}</h1>\n{body}</body></html>\n",
+    )
     return page
 
 

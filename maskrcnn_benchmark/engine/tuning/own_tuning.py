@@ -25,7 +25,7 @@ from maskrcnn_benchmark.engine.tuning.own_data import VALIDATION_SET, OwnData, P
 from maskrcnn_benchmark.engine.tuning.own_report import write_page
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.text.queries import prompts_from_dataset
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 
 ADAPTER, ZERO_SHOT, CONFIG = "adapter.safetensors", "zero_shot", "config.yml"
@@ -105,8 +105,7 @@ def _keep_only_same_evaluation(own: OwnData, plan: Plan) -> bool:
         return True
     if folder.is_dir():
         shutil.rmtree(folder)
-    with atomic_path(note) as part:
-        part.write_text(text, encoding="utf-8")
+    write_complete(note, text)
     return False
 
 

@@ -14,9 +14,9 @@ from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.evaluation.coco import CocoEvaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.boxlist_ops import cat_boxlist
-from maskrcnn_benchmark.text.class_names import clean_name, has_content, listed
+from maskrcnn_benchmark.text.class_names import clean_name, folded_name, has_content, listed
 from maskrcnn_benchmark.text.prompt import build_prompts
-from maskrcnn_benchmark.utils.complete_files import atomic_path
+from maskrcnn_benchmark.utils.complete_files import write_complete
 
 Phrase = dict[str, str]
 """A class in a prompt as DATASETS.CAPTION_PROMPT has it: `prefix`, `name` and `suffix`, of which the name is scored."""
@@ -54,10 +54,10 @@ def read_candidates(path: Path, names: Sequence[str]) -> dict[str, list[Phrase]]
         raise ValueError(f"the candidates '{path}' are no YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"the candidates '{path}' must be a mapping from classes to lists of candidates")
-    known = {name.casefold(): name for name in names}
+    known = {folded_name(name): name for name in names}
     found: dict[str, list[Phrase]] = {}
     for key, entries in content.items():
-        name = known.get(clean_name(str(key)).casefold())
+        name = known.get(folded_name(str(key)))
         if name is None:
             raise ValueError(f"'{path}': the data have no class {key!r}, only {', '.join(names[:20])}")
         if not isinstance(entries, list) or not entries:
@@ -186,6 +186,5 @@ def _joined(found: Sequence[BoxList]) -> BoxList:
 
 def write_caption_prompt(phrases: Sequence[Phrase], path: Path) -> Path:
     """A file for DATASETS.CAPTION_PROMPT."""
-    with atomic_path(path) as part:
-        part.write_text(yaml.safe_dump(list(phrases), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_complete(path, yaml.safe_dump(list(phrases), sort_keys=False, allow_unicode=True))
     return path
