@@ -1,6 +1,9 @@
 """What a lost data worker looks like to the trainer, whichever way it is noticed."""
 
 import multiprocessing
+import os
+import signal
+import sys
 
 import pytest
 import torch
@@ -70,3 +73,46 @@ def test_workers_end_with_the_block(error):
         for _ in loader:
             pass
     assert set(multiprocessing.active_children()) <= before
+
+
+@pytest.fixture
+def loader():
+    return torch.utils.data.DataLoader(
+        Faulty(ValueError), sampler=[0] * 50, num_workers=2, worker_init_fn=start_worker, prefetch_factor=1
+    )
+
+
+def read_until_lost(loader, killed: int, event) -> None:
+    """Kills a worker, which PyTorch does not notice before the event."""
+    before = set(multiprocessing.active_children())
+    batches = iter(loader)
+    next(batches)
+    workers = sorted(set(multiprocessing.active_children()) - before, key=lambda worker: worker.pid)
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.kill(workers[killed].pid, signal.SIGKILL)
+    os.waitid(os.P_PID, workers[killed].pid, os.WEXITED | os.WNOWAIT)  # dead, but not yet taken off
+    signal.signal(signal.SIGCHLD, handler)
+    event()
+    for _ in batches:
+        pass
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("seen_from", ["pipe", "signal"])
+def test_lost_worker_is_told_once(loader, monkeypatch, killed, seen_from):
+    """Not again when the other worker ends: at any place of the program, or on the way of the first error."""
+
+    def notice():
+        if seen_from == "pipe":
+            raise ConnectionResetError(104, "Connection reset by peer")
+        os.kill(os.getpid(), signal.SIGCHLD)
+
+    before = set(multiprocessing.active_children())
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(WorkerLost) as caught, worker_errors_in_one_line():
+        read_until_lost(loader, killed, notice)
+    assert caught.value.__cause__ is not None, "an error that is kept, in a log record say, keeps no loader"
+    os.kill(os.getpid(), signal.SIGCHLD)
+    assert set(multiprocessing.active_children()) <= before
+    assert not ignored
