@@ -22,9 +22,9 @@ def picture_file(dataset: Dataset | Any, index: int) -> str | None:
     match dataset:
         case CopiedDataset():
             return picture_file(dataset.dataset, index % len(dataset.dataset))
-        case GroundingJson():
+        case GroundingJson() | LvisDetection():
             return dataset.image_path(dataset.get_img_info(index))
-        case COCODataset() | CocoGrounding() | LvisDetection():
+        case COCODataset() | CocoGrounding():
             return os.path.join(dataset.root, image_file(dataset.get_img_info(index)))
         case PascalVOCDataset():
             return os.path.join(dataset.root, "JPEGImages", f"{dataset.ids[index]}.jpg")

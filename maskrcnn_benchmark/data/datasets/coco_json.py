@@ -82,9 +82,19 @@ def image_file(record: Mapping[str, Any]) -> str:
     """
     if "file_name" in record:
         return record["file_name"]
-    if "coco_url" not in record:
+    return addressed_file(record)
+
+
+def addressed_file(record: Mapping[str, Any]) -> str:
+    """As image_file, but where a record has both a `coco_url` and a `file_name`, the address counts.
+
+    Raises: ValueError for a record with neither.
+    """
+    if "coco_url" in record:
+        return "/".join(record["coco_url"].split("/")[-2:])
+    if "file_name" not in record:
         raise ValueError(f"the record of image {record.get('id')} has neither file_name nor coco_url")
-    return "/".join(record["coco_url"].split("/")[-2:])
+    return record["file_name"]
 
 
 def has_valid_annotation(annotations: Sequence[Annotation], min_keypoints: int = 0) -> bool:

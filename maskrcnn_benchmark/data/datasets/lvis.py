@@ -1,12 +1,13 @@
 """LVIS as it is evaluated: pictures, and annotations under the category numbers of the file."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.data.datasets.coco_json import image_file, load_coco_json
+from maskrcnn_benchmark.data.datasets.coco_json import addressed_file, load_coco_json
 from maskrcnn_benchmark.data.datasets.image_file import read_rgb
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask
 from maskrcnn_benchmark.data.transforms.transforms import Transform
@@ -20,7 +21,7 @@ class LvisDetection(Dataset):
 
     Args:
         img_folder: the folder that holds train2017 and val2017.
-        ann_file: a published LVIS file, or one with file names inserted.
+        ann_file: a published LVIS file, or one with file names such as val2017/000000397133.jpg in place of addresses.
         transforms: called as `image, _ = transforms(image, None)`; None leaves the PIL image.
         other: arguments that only other datasets of the list read.
     """
@@ -55,7 +56,11 @@ class LvisDetection(Dataset):
 
     def get_raw_image(self, index: int) -> Image.Image:
         """The picture before the transforms."""
-        return read_rgb(os.path.join(self.root, image_file(self.get_img_info(index))))
+        return read_rgb(self.image_path(self.get_img_info(index)))
+
+    def image_path(self, record: Mapping[str, Any]) -> str:
+        """Path of the picture of a record: its address names the folder and the file, whatever its `file_name` is."""
+        return os.path.join(self.root, addressed_file(record))
 
     def get_img_info(self, index: int) -> dict[str, Any]:
         """The file's record of picture number `index`: at least `height` and `width`."""

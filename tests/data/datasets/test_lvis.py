@@ -13,6 +13,7 @@ from PIL import Image
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt
+from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.data.transforms import Compose, Resize, ToTensor
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
@@ -58,6 +59,14 @@ def test_file_names_serve_where_addresses_are_missing(tmp_path):
     assert data[0][0].size == (100, 80)
     with pytest.raises(ValueError, match="image 9|picture 9"):
         LvisDetection(tmp_path, write_lvis_toy(tmp_path, license=1))[0]
+
+
+def test_the_address_counts_more_than_the_file_name(tmp_path):
+    """Files with both name the picture alone and its folder in the address."""
+    names = {"file_name": "000000000009.jpg", "coco_url": "http://images.cocodataset.org/val2017/000000000009.jpg"}
+    data = LvisDetection(tmp_path, write_lvis_toy(tmp_path, **names))
+    assert data[0][0].size == (100, 80)
+    assert picture_file(data, 0) == str(tmp_path / "val2017" / "000000000009.jpg")
 
 
 class CountingTokenizer:
