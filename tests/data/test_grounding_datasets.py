@@ -127,6 +127,17 @@ def test_mixed_data_choose_the_folder_by_source(tmp_path, tokenizer):
     assert data.image_path({"file_name": "a.jpg", "data_source": "vg"}) == str(tmp_path / "vg" / "a.jpg")
 
 
+def test_mixed_data_have_no_phrases_and_names_to_evaluate(tmp_path, tokenizer):
+    path = write_grounding_toy(tmp_path)
+    grounded, mixed = (
+        FlickrDataset(tmp_path, path, tokenizer=tokenizer),
+        MixedDataset(tmp_path, tmp_path, path, tokenizer=tokenizer),
+    )
+    evaluated = {"dataset_name", "sentence_id", "original_img_id", "positive_map_eval", "nb_eval"}
+    for index in range(2):
+        assert set(mixed[index][1].fields()) == set(grounded[index][1].fields()) - evaluated
+
+
 def test_arguments_of_mixed_data_by_position(tmp_path, tokenizer):
     """(coco, vg, file, transforms, masks, tokens, tokenizer, no clipping, no mask, tokens of a caption)"""
     path = write_grounding_toy(tmp_path)

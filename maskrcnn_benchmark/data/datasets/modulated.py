@@ -32,7 +32,7 @@ class GroundingJson(Dataset):
         ann_file: MDETR-style JSON file.
         transforms: joint transforms; None leaves the PIL image.
         return_tokens, tokenizer, max_query_len: see ConvertCocoPolysToMask.
-        is_train: False adds the maps of `tokens_positive_eval`; True keeps the annotations packed.
+        is_train: True keeps the annotations packed; False adds the maps of `tokens_positive_eval`, not to mixed data.
         no_mask_for_gold: keep masked language modelling away from these captions.
         flip_caption_aware: exchange left and right in the caption when the transforms mirror the picture.
         foreign_captions: in training, puts captions of other pictures beside the own one, or in its place.
@@ -132,17 +132,7 @@ class GroundingJson(Dataset):
         return record["caption"]
 
     def _add_record_fields(self, target: BoxList, record: Mapping[str, Any]) -> None:
-        """Adds what an evaluation needs: the names of the sentence, and the map of its phrases."""
-        target.add_field("dataset_name", record.get("dataset_name"), per_box=False)
-        for key in SENTENCE_KEYS:
-            if key in record:
-                target.add_field(key, record[key], per_box=False)
-        if "tokens_positive_eval" in record and not self.is_train:
-            spans = record["tokens_positive_eval"]
-            encoding = self.tokenizer(record["caption"], return_tensors="pt")
-            positive_map = create_positive_map(encoding, spans, max_tokens=self.max_query_len)
-            target.add_field("positive_map_eval", positive_map, per_box=False)
-            target.add_field("nb_eval", torch.tensor(len(spans)), per_box=False)
+        """Adds what an evaluation needs to know of the record; sets for training alone have nothing of it."""
 
 
 def _shifted(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
@@ -156,7 +146,7 @@ def _shifted(annotation: Mapping[str, Any], offset: int) -> dict[str, Any]:
 
 
 class ModulatedDataset(GroundingJson):
-    """Grounding data whose pictures lie in one folder."""
+    """Grounding data whose pictures lie in one folder; targets have the names of their sentence (SENTENCE_KEYS)."""
 
     def __init__(self, img_folder: str | os.PathLike[str], ann_file: str | os.PathLike[str], *args: Any, **kwargs: Any):
         super().__init__(ann_file, *args, **kwargs)
@@ -164,6 +154,19 @@ class ModulatedDataset(GroundingJson):
 
     def image_path(self, record: Mapping[str, Any]) -> str:
         return os.path.join(self.root, record["file_name"])
+
+    def _add_record_fields(self, target: BoxList, record: Mapping[str, Any]) -> None:
+        """Adds the names of the sentence, and the map of its phrases."""
+        target.add_field("dataset_name", record.get("dataset_name"), per_box=False)
+        for key in SENTENCE_KEYS:
+            if key in record:
+                target.add_field(key, record[key], per_box=False)
+        if "tokens_positive_eval" in record and not self.is_train:
+            spans = record["tokens_positive_eval"]
+            encoding = self.tokenizer(record["caption"], return_tensors="pt")
+            positive_map = create_positive_map(encoding, spans, max_tokens=self.max_query_len)
+            target.add_field("positive_map_eval", positive_map, per_box=False)
+            target.add_field("nb_eval", torch.tensor(len(spans)), per_box=False)
 
 
 class FlickrDataset(ModulatedDataset):
@@ -183,7 +186,7 @@ class PhrasecutDetection(ModulatedDataset):
 
 
 class MixedDataset(GroundingJson):
-    """Sentences over pictures of COCO and of Visual Genome; `data_source` of the record says which.
+    """Sentences over pictures of COCO and of Visual Genome; `data_source` of the record says which. For training alone.
 
     Args:
         img_folder_coco, img_folder_vg: the two folders.
