@@ -3,6 +3,7 @@
 from typing import Any
 
 from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions, PackSize
+from maskrcnn_benchmark.data.grounding.od_to_grounding import AS_MANY_AS_ALLOWED
 from maskrcnn_benchmark.text.queries import read_caption_prompt
 
 COPY_KEYS = {
@@ -18,9 +19,6 @@ COPY_KEYS = {
     "oi_train_odinw_dt": "OI_COPY",
 }
 """Training sets whose number of copies has a key of its own; all others have GENERAL_COPY."""
-
-ONLY_WHAT_IS_THERE = (0.0, 0.0, 1.0, 0.0)
-"""CONTROL_PROB of test sets, whose own captions are not read."""
 
 
 def number_of_copies(cfg, name: str, is_train: bool) -> int:
@@ -81,7 +79,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "few_shot": data.FEW_SHOT,
             "few_shot_rule": data.FEW_SHOT_RULE,
             "shuffle_seed": data.SHUFFLE_SEED,
-            "random_sample_negative": data.RANDOM_SAMPLE_NEG,
+            "random_sample_negative": _positive_or(-1, data.RANDOM_SAMPLE_NEG),
             "negative_pool": data.NEG_POOL,
             "add_detection_prompt": data.ADD_DET_PROMPT,
             "disable_shuffle": data.DISABLE_SHUFFLE,
@@ -96,7 +94,7 @@ def dataset_options(cfg, is_train: bool) -> dict[str, Any]:
             "foreign_captions": _foreign_captions(cfg) if data.NEGATIVES_FOR_GROUNDING else None,
         } | _caption_options(data, mlm)
     else:
-        options["control_probabilities"] = ONLY_WHAT_IS_THERE
+        options["control_probabilities"] = AS_MANY_AS_ALLOWED  # nobody reads the captions of a test set
     return options
 
 
@@ -104,19 +102,24 @@ def _caption_options(data, mlm) -> dict[str, Any]:
     """Arguments of pseudo-labelled captions."""
     return {
         "caption_format_version": data.CAPTION_FORMAT_VERSION,
-        "caption_min_box": data.CAPTION_MIN_BOX,
-        "caption_conf": data.CAPTION_CONF,
+        "caption_min_box": _positive_or(1, data.CAPTION_MIN_BOX),
+        "caption_conf": _positive_or(0.5, data.CAPTION_CONF),
         "caption_nms": data.CAPTION_NMS,
         "further_screen": data.FURTHER_SCREEN,
         "replace_clean_label": data.REPLACE_CLEAN_LABEL,
         "pack_random_caption_number": data.PACK_RANDOM_CAPTION_NUMBER,
-        "random_pack_prob": data.RANDOM_PACK_PROB,
+        "random_pack_prob": _positive_or(-1.0, data.RANDOM_PACK_PROB),
         "no_random_pack_probability": data.NO_RANDOM_PACK_PROBABILITY,
         "safeguard_positive_caption": data.SAFEGUARD_POSITIVE_CAPTION,
         "sample_negative_for_grounding_data": data.SAMPLE_NEGATIVE_FOR_GROUNDING_DATA,
         "mlm_obj_for_only_positive": mlm.MLM_OBJ_FOR_ONLY_POSITIVE,
         "diver_box_for_vqa": data.DIVER_BOX_FOR_VQA,
     }
+
+
+def _positive_or(default: float, value: float) -> float:
+    """The value of a key that only counts where it is positive, else the default of the argument."""
+    return value if value > 0 else default
 
 
 def _foreign_captions(cfg) -> ForeignCaptions:

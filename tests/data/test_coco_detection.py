@@ -70,6 +70,13 @@ def test_control_probabilities_are_required(tmp_path, long_file, bert_vocabulary
         CocoDetectionJson(tmp_path, long_file, tokenizer=build_tokenizer(bert_vocabulary))
 
 
+def test_all_classes_in_order_need_no_control_probabilities(tmp_path, bert_vocabulary):
+    data = CocoDetectionJson(
+        tmp_path, write_coco_toy(tmp_path), tokenizer=build_tokenizer(bert_vocabulary), disable_shuffle=True
+    )
+    assert data[1][1].get_field("caption") == "cat dog absent, thing"
+
+
 def test_published_lvis_records_have_no_file_name(tmp_path):
     path = write_coco_toy(tmp_path)
     content = json.loads(path.read_text())

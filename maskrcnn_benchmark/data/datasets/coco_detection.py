@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
-from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt
+from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt, needed_probabilities
 
 
 class CocoDetectionJson(CocoGrounding):
@@ -18,7 +18,7 @@ class CocoDetectionJson(CocoGrounding):
         random_sample_negative, control_probabilities, separation_tokens, add_detection_prompt, disable_shuffle,
             max_num_labels, max_query_len, negative_pool: see SampledPrompt.
         options: the others of CocoGrounding; a caption prompt, which needs all classes, is not used.
-    Raises: ValueError without control probabilities.
+    Raises: ValueError without control probabilities, unless `disable_shuffle` leaves nothing to sample.
     """
 
     has_label_map = True
@@ -39,8 +39,7 @@ class CocoDetectionJson(CocoGrounding):
         negative_pool: str = "legacy",
         **options: Any,
     ):
-        if not control_probabilities:
-            raise ValueError("captions of sampled classes need four control probabilities (DATASETS.CONTROL_PROB)")
+        control_probabilities = needed_probabilities(control_probabilities, disable_shuffle, os.fspath(ann_file))
         options["use_caption_prompt"] = False
         super().__init__(
             img_folder,

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from maskrcnn_benchmark.data.datasets.modulated import NOTHING_MASKED
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
 from maskrcnn_benchmark.data.datasets.tsv_rows import BACKGROUND, TSVRows, read_label_map
-from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt
+from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt, needed_probabilities
 from maskrcnn_benchmark.data.transforms.transforms import Transform
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -113,7 +113,7 @@ class CocoDetectionTSV(ODTSVDataset):
         disable_clip_to_image: keep the boxes without an inside.
         no_mask_for_od: keep masked language modelling away from these captions.
         other: arguments that only other datasets of the list read.
-    Raises: ValueError without the four control probabilities.
+    Raises: ValueError without the four control probabilities, unless `disable_shuffle` leaves nothing to sample.
     """
 
     def __init__(
@@ -138,10 +138,6 @@ class CocoDetectionTSV(ODTSVDataset):
         **other: Any,
     ):
         super().__init__(yaml_file, extra_fields, transforms, name=name)
-        if not control_probabilities:
-            raise ValueError(
-                f"dataset {self.name}: DATASETS.CONTROL_PROB is empty; sampling classes needs its four probabilities"
-            )
         self.disable_clip_to_image = disable_clip_to_image
         self.no_mask_for_od = no_mask_for_od
         self.prepare = ConvertCocoPolysToMask(return_masks, return_tokens, tokenizer, max_query_len)
@@ -152,7 +148,7 @@ class CocoDetectionTSV(ODTSVDataset):
             max_num_labels=max_num_labels,
             random_sample_negative=random_sample_negative,
             negative_pool=negative_pool,
-            control_probabilities=control_probabilities,
+            control_probabilities=needed_probabilities(control_probabilities, disable_shuffle, self.name),
             disable_shuffle=disable_shuffle,
             add_detection_prompt=add_detection_prompt,
             separation=separation_tokens,

@@ -33,6 +33,9 @@ NEGATIVE_POOLS = {
 """What negatives are chosen from. The original does as in "legacy"."""
 DETECTION_PROMPT = "object detection : "
 
+AS_MANY_AS_ALLOWED = (0.0, 0.0, 1.0, 0.0)
+"""Control probabilities that take as many negatives as there may be."""
+
 _COUNTED_SEPARATION = ". "  # what token counts assume between two names, whatever really stands there
 _SPECIAL_TOKENS = 2  # at the ends of every caption
 
@@ -186,6 +189,20 @@ class FullPrompt:
             )
 
 
+def needed_probabilities(values: Sequence[float], disable_shuffle: bool, name: str) -> Sequence[float]:
+    """The control probabilities of a SampledPrompt for a dataset; none are needed where all classes are named.
+
+    Raises: ValueError, with the name of the dataset, for missing ones.
+    """
+    if values:
+        return values
+    if not disable_shuffle:
+        raise ValueError(
+            f"dataset {name}: DATASETS.CONTROL_PROB is empty; sampling classes needs its four probabilities"
+        )
+    return AS_MANY_AS_ALLOWED
+
+
 class SampledPrompt:
     """Names the classes of the picture and randomly chosen others, in random order, as far as they fit.
 
@@ -208,7 +225,7 @@ class SampledPrompt:
         tokenizer: PreTrainedTokenizerBase,
         *,
         random_sample_negative: int = -1,
-        control_probabilities: Sequence[float] = (0.0, 0.0, 1.0, 0.0),
+        control_probabilities: Sequence[float] = AS_MANY_AS_ALLOWED,
         separation: str = " ",
         add_detection_prompt: bool = False,
         disable_shuffle: bool = False,
@@ -300,7 +317,8 @@ class SampledPrompt:
 
     def _sample_labels(self, present: set[int], positive_length: int, pool: np.ndarray) -> list[int]:
         count = min(self._draw_negative_count(len(present), len(pool)), len(pool))
-        drawn = self.randomness.numpy.choice(pool, size=max(count, 0), replace=False).tolist()
+        # A choice of nothing moves the generator on too; the original leaves it out without random_sample_negative.
+        drawn = self.randomness.numpy.choice(pool, size=count, replace=False).tolist() if count >= 0 else []
         negatives = list({label for label in drawn if label not in present})
         positives = list(present)
         self.randomness.python.shuffle(positives)

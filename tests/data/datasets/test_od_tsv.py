@@ -70,6 +70,13 @@ def test_caption_names_the_classes_of_the_picture(tmp_path, tokenizer):
     assert int((labels == 1).sum()) == 1
 
 
+def test_all_classes_in_order_need_no_control_probabilities(tmp_path, tokenizer):
+    data = grounded(tmp_path, tokenizer, control_probabilities=(), disable_shuffle=True)
+    target = data[0][1]
+    assert target.get_field("caption") == "cat. hot dog. bird"
+    assert target.get_field("positive_map").bool().nonzero().tolist() == [[0, 1], [1, 3], [1, 4]]
+
+
 def test_negatives_are_sampled(tmp_path, tokenizer):
     data = grounded(tmp_path, tokenizer, random_sample_negative=85)
     random.seed(0)

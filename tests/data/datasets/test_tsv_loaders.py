@@ -67,3 +67,13 @@ def test_options_of_caption_data_follow_the_configuration(cfg):
     options = dataset_options(cfg, is_train=True)
     assert {key: options[key.lower()] for key in given} == given
     assert not set(map(str.lower, given)) & set(dataset_options(cfg, is_train=False))
+
+
+def test_keys_that_count_only_where_they_are_positive(cfg):
+    """The original leaves these arguments at their defaults otherwise."""
+    keys = {"CAPTION_MIN_BOX": 1, "CAPTION_CONF": 0.5, "RANDOM_PACK_PROB": -1.0}
+    for key in keys:
+        cfg.DATASETS[key] = type(cfg.DATASETS[key])(0)
+    cfg.DATASETS.RANDOM_SAMPLE_NEG = 0
+    options = dataset_options(cfg, is_train=True)
+    assert {key: options[key.lower()] for key in keys} == keys and options["random_sample_negative"] == -1

@@ -225,6 +225,14 @@ def test_control_probabilities(tokenizer, control, sample, negatives):
     assert {len(labels) - 2 for labels in found} == negatives
 
 
+@pytest.mark.parametrize(("sample", "is_drawn"), [(-1, False), (0, True)])
+def test_only_a_number_of_negatives_draws_from_numpy(tokenizer, sample, is_drawn):
+    randomness = seeded(1)
+    prompt = SampledPrompt(HOUSE, tokenizer, random_sample_negative=sample, randomness=randomness)
+    assert set(prompt(labelled(1, 3), 0)[1].label_to_positions) == {1, 3}
+    assert (randomness.numpy.random() != seeded(1).numpy.random()) == is_drawn
+
+
 @pytest.mark.parametrize("values", [(), (0.5, 0.5), (0.5, 0.5, 0.5, 0), (0, 0, 0, 1), (-0.5, 0, 0.5, 0)])
 def test_wrong_control_probabilities(tokenizer, values):
     with pytest.raises(ValueError, match="control probabilities"):
