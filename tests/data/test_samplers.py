@@ -102,7 +102,7 @@ def test_batch_size_is_checked():
 
 
 @pytest.mark.parametrize("start", [0, 3])
-@pytest.mark.parametrize(("count", "passes"), [(5, 1), (10, 2), (7, 2)])
+@pytest.mark.parametrize(("count", "passes"), [(5, 2), (10, 3), (7, 2)])
 def test_iterations_and_passes(start, count, passes):
     order = Order(list(range(10)))
     sampler = IterationBasedBatchSampler(BatchSampler(order, 2, drop_last=False), count + start, start)
@@ -113,11 +113,19 @@ def test_iterations_and_passes(start, count, passes):
     assert order.epochs == [start + 5 * i for i in range(passes)]
 
 
-@pytest.mark.parametrize("num_iterations", [0, 2])
-def test_nothing_left_to_do(num_iterations):
+@pytest.mark.parametrize(("num_iterations", "passes"), [(0, 0), (2, 1)])
+def test_nothing_left_to_do(num_iterations, passes):
     order = Order([0, 1])
     assert list(IterationBasedBatchSampler(BatchSampler(order, 1, drop_last=False), num_iterations, 2)) == []
-    assert order.passes == 0
+    assert order.passes == passes
+
+
+def test_the_pass_after_the_last_iteration_may_be_empty():
+    order = Order([0, 1])
+    batches = IterationBasedBatchSampler(BatchSampler(order, 2, drop_last=True), 1)
+    for batch in batches:
+        order.indices = []
+    assert batch == [0, 1] and order.epochs == [0, 1]
 
 
 @pytest.mark.parametrize(

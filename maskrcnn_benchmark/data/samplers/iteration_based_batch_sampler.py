@@ -14,7 +14,8 @@ class IterationBasedBatchSampler(Sampler[list[int]]):
 
     Before each pass the sampler below is told its epoch, for which the number of the next iteration serves. Where few
     items are shared out anew in every pass, one may leave a process without a full batch of one kind; the next order
-    follows then, with the next number.
+    follows then, with the next number. A batch beyond the last is drawn and dropped, in a pass of its own where the last
+    one ended with a pass, as in the original.
 
     Raises: ValueError, while iterating, if MAX_EMPTY_PASSES in a row yield no batch at all.
     """
@@ -28,15 +29,17 @@ class IterationBasedBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         iteration, empty_passes = self.start_iter, 0
-        while iteration < self.num_iterations:
+        while iteration <= self.num_iterations:
             self._set_epoch(iteration + empty_passes)
             first_of_pass = iteration
             for batch in self.batch_sampler:
-                iteration += 1
-                yield batch
                 if iteration == self.num_iterations:
                     return
+                iteration += 1
+                yield batch
             empty_passes = empty_passes + 1 if iteration == first_of_pass else 0
+            if empty_passes and iteration == self.num_iterations:
+                return
             if empty_passes == MAX_EMPTY_PASSES:
                 raise ValueError(
                     f"no pass over the dataset yields a batch of {getattr(self.batch_sampler, 'batch_size', '?')}: "
