@@ -1,7 +1,6 @@
 """Evaluation of a model on a test set."""
 
 import contextlib
-import json
 import logging
 import shutil
 import socket
@@ -33,6 +32,7 @@ from maskrcnn_benchmark.engine.finders import (
     PromptFinder,
 )
 from maskrcnn_benchmark.engine.testing.dataset_figures import Result, evaluate_predictions, figures_of
+from maskrcnn_benchmark.engine.testing.evaluation_description import describe_evaluation
 from maskrcnn_benchmark.engine.testing.prediction_store import PredictionStore, open_store
 from maskrcnn_benchmark.engine.testing.result_pictures import DEFAULT_THRESHOLD, save_pictures
 from maskrcnn_benchmark.engine.tta import TestTimeAugmentation
@@ -59,7 +59,6 @@ __all__ = [
 
 DETECTION, GROUNDING, CLOSED_SET = "detection", "grounding", ""
 STORE = "predictions"  # folder of the detections, in that of the results
-IRRELEVANT_TEST_KEYS = ("IMS_PER_BATCH", "DURING_TRAINING", "EXPECTED_RESULTS", "EXPECTED_RESULTS_SIGMA_TOL", "REPORT")
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +79,7 @@ def inference(
     visualizer: Any = None,
     *,
     resume: bool = False,
+    replaces_other: bool = False,
     description: Mapping[str, Any] | None = None,
     save_vis: int = 0,
     has_fixed_weights: bool = False,
@@ -96,7 +96,9 @@ def inference(
 
     Args:
         box_only: measure the recall of boxes whatever their class; the result is (COCOResults, list of BoxLists).
-        description: what the predictions depend on beside cfg, such as the weights; asked of a folder to resume.
+        replaces_other: with `resume`, take the place of another evaluation in the folder instead of refusing.
+        description: what the predictions depend on beside cfg and the data, such as the weights; asked of a folder to
+            resume.
         save_vis: number of pictures to draw with what was found and what is there, in the folder vis.
         has_fixed_weights: the weights are those of the last call, so that a model in evaluation mode keeps what it
             prepared and recorded for a GPU.
@@ -110,7 +112,8 @@ def inference(
     dataset = plain_dataset(data_loader)
     task = task_of(cfg, model)
     with _folder_for(output_folder) as folder:
-        store = open_store(folder, _describe(cfg, dataset_name, dataset, description), resume)
+        depends_on = describe_evaluation(cfg, dataset_name, dataset, description) if output_folder else {}
+        store = open_store(folder, depends_on, resume, replaces_other=replaces_other)
         with contextlib.closing(store):
             find_predictions(model, data_loader, store, cfg, device, dataset_name, verbose=verbose)
             if not store.gather():
@@ -321,17 +324,6 @@ def _check_complete(data_loader, store: PredictionStore, name: str) -> None:
     missing = [item for item in sampler.items if item not in store]
     if missing:
         raise RuntimeError(f"{name}: {len(missing)} of {len(sampler.items)} items were not evaluated: {missing[:5]}")
-
-
-def _describe(cfg, name: str, dataset, more: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What detections depend on."""
-    parts = {
-        group: json.loads(json.dumps(cfg[group], default=str))
-        for group in ("MODEL", "INPUT", "DATASETS", "TEST", "GLIPKNOW")
-    }
-    for key in IRRELEVANT_TEST_KEYS:
-        parts["TEST"].pop(key)
-    return {**parts, "dataset": [name, len(dataset)], **(more or {})}
 
 
 @contextlib.contextmanager

@@ -51,7 +51,7 @@ class EvaluationOptions:
     """What the command line says beside the configuration.
 
     Attributes:
-        resume: go on where an interrupted evaluation stopped.
+        resume: go on where an interrupted evaluation stopped; replaces_other: where it was another one, start afresh.
         skip_missing: leave out pictures whose files are not there.
         precision: of the numbers on a GPU.
         weight: what the predictions were made with, for `resume`.
@@ -60,6 +60,7 @@ class EvaluationOptions:
     """
 
     resume: bool = False
+    replaces_other: bool = False
     skip_missing: bool = False
     precision: str | None = DEFAULT_PRECISION
     weight: str = ""
@@ -233,6 +234,7 @@ def evaluate_task(
             output_folder=None if target is None else str(target),
             cfg=cfg,
             resume=options.resume,
+            replaces_other=options.replaces_other,
             description={"weight": weight_state(options.weight), "precision": options.precision},
             save_vis=options.save_vis,
             has_fixed_weights=options.has_fixed_weights,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import struct
@@ -23,6 +24,8 @@ PATTERN = "*.boxes"
 HEADER = struct.Struct("<qiiII")  # dataset index, width, height, number of boxes, checksum of what follows
 BYTES_PER_BOX = 4 * 4 + 4 + 4  # xyxy and score as float32, label as int32
 PIECE_BYTES = 32 << 20  # sent at a time between machines
+
+logger = logging.getLogger(__name__)
 
 
 class _Place(NamedTuple):
@@ -185,20 +188,23 @@ def _decode(record: bytes) -> BoxList:
     return boxes
 
 
-def open_store(folder: str | os.PathLike[str], description: Mapping[str, Any], resume: bool) -> PredictionStore:
+def open_store(
+    folder: str | os.PathLike[str], description: Mapping[str, Any], resume: bool, *, replaces_other: bool = False
+) -> PredictionStore:
     """The store of an evaluation; all processes call it.
 
     Args:
         folder: made if it is missing.
         description: what the detections depend on, in JSON's types.
         resume: keep the detections in the folder; otherwise they are removed.
-    Raises: ValueError if the detections there depend on something else.
+        replaces_other: with `resume`, remove detections that depend on something else.
+    Raises: ValueError if the detections there depend on something else, unless these are to be removed.
     """
     folder = Path(folder)
     problem = ""
     if comm.is_main_process():
         try:
-            _prepare(folder, description, resume)
+            _prepare(folder, description, resume, replaces_other)
         except (ValueError, OSError) as error:
             problem = str(error) or repr(error)
     problem = comm.broadcast_object(problem)
@@ -208,29 +214,32 @@ def open_store(folder: str | os.PathLike[str], description: Mapping[str, Any], r
     return PredictionStore(folder)
 
 
-def _prepare(folder: Path, description: Mapping[str, Any], resume: bool) -> None:
+def _prepare(folder: Path, description: Mapping[str, Any], resume: bool, replaces_other: bool) -> None:
     note = folder / DESCRIPTION
     wanted = {name: fingerprint(value) for name, value in description.items()}
     if resume and note.is_file():
-        found = _read_note(note)
-        different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
-        if different:
-            raise ValueError(
-                f"the evaluation in {folder} cannot be resumed, as it differs in {', '.join(different)}; "
-                "leave --resume away to start it afresh"
-            )
-        return
+        problem = _difference(note, wanted)
+        if not problem:
+            return
+        if not replaces_other:
+            raise ValueError(f"{problem}; leave --resume away to start it afresh")
+        logger.info("%s: it starts afresh", problem)
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     write_complete(note, json.dumps(wanted, indent=2) + "\n")
 
 
-def _read_note(path: Path) -> dict[str, str]:
+def _difference(note: Path, wanted: Mapping[str, str]) -> str:
+    """Why the evaluation with this note is not the wanted one, "" if it is."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(note.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}; leave --resume away to start afresh") from error
+        return f"{note} is not valid JSON: {error}"
+    different = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+    if not different:
+        return ""
+    return f"the evaluation in {note.parent} cannot be resumed, as it differs in {', '.join(different)}"
 
 
 def fingerprint(value: Any) -> str:

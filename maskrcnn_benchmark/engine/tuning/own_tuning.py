@@ -2,15 +2,13 @@
 
 import logging
 import shlex
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from maskrcnn_benchmark.engine.testing.evaluation_run import EvaluationOptions, Task, evaluate_tasks, weight_state
-from maskrcnn_benchmark.engine.testing.prediction_store import fingerprint
+from maskrcnn_benchmark.engine.testing.evaluation_run import EvaluationOptions, Task, evaluate_tasks
 from maskrcnn_benchmark.engine.testing.task_model import TaskModel
 from maskrcnn_benchmark.engine.training.validation import score_of
 from maskrcnn_benchmark.engine.tuning.adapter import make_adapter
@@ -24,8 +22,8 @@ from maskrcnn_benchmark.engine.tuning.finetune import (
 from maskrcnn_benchmark.engine.tuning.own_data import VALIDATION_SET, OwnData, Plan, plan_own_data
 from maskrcnn_benchmark.engine.tuning.own_report import write_page
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
+from maskrcnn_benchmark.text.class_names import split_class_text
 from maskrcnn_benchmark.text.queries import prompts_from_dataset
-from maskrcnn_benchmark.utils.complete_files import write_complete
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
 
 ADAPTER, ZERO_SHOT, CONFIG = "adapter.safetensors", "zero_shot", "config.yml"
@@ -72,7 +70,7 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     checked_loaders(plan.cfg.clone())
     device = torch.device(own.device)
     model = TaskModel(plan.cfg, plan.cfg.MODEL.WEIGHT, device, DEFAULT_PRECISION)
-    options = EvaluationOptions(resume=_keep_only_same_evaluation(own, plan), weight=plan.cfg.MODEL.WEIGHT)
+    options = EvaluationOptions(resume=True, replaces_other=True, weight=plan.cfg.MODEL.WEIGHT)
     before = evaluate_tasks([Task("", plan.cfg)], model, own.output / ZERO_SHOT, options)[""][VALIDATION_SET]
     logger.info("Before training: AP %.4f", score_of(before))
     del model  # before another one is built
@@ -96,19 +94,6 @@ def tune_on_own_data(own: OwnData, plan: Plan | None = None) -> Tuned | None:
     return Tuned(before, after, weights, page, command)
 
 
-def _keep_only_same_evaluation(own: OwnData, plan: Plan) -> bool:
-    """Whether the folder has a part of this very evaluation of the model as it is; any other evaluation is removed."""
-    folder = own.output / ZERO_SHOT
-    note, data = folder / "evaluation_of", Path(plan.cfg.DATASETS.REGISTER[VALIDATION_SET].ann_file)
-    text = fingerprint([weight_state(plan.cfg.MODEL.WEIGHT), plan.cfg.dump(), data.read_text(encoding="utf-8")])
-    if note.is_file() and note.read_text(encoding="utf-8") == text:
-        return True
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    write_complete(note, text)
-    return False
-
-
 def _write_adapter(own: OwnData, plan: Plan, result: TuningResult, device: torch.device) -> Path:
     cfg = tuning_highlevel_override(plan.cfg.clone())
     model = TaskModel(cfg, result.checkpoint, device, None).model
@@ -121,5 +106,7 @@ def predict_command(own: OwnData, plan: Plan, weights: Path) -> str:
     words = ["--model", own.model, "--adapter", str(weights)]
     if own.mode == NEEDS_ALL_WEIGHTS:
         files = ["--config-file", str(own.output / CONFIG), "--weights", str(weights)]
-        words = [*files, "--text", ". ".join(plan.classes)]
+        text = ". ".join(plan.classes)
+        is_read_back = split_class_text(text) == plan.classes  # not so for names with a full stop
+        words = [*files, *(["--text", text] if is_read_back else ["--classes", *plan.classes])]
     return shlex.join(["glip", "predict", *words, "--image", "PICTURE"])

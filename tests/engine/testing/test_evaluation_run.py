@@ -199,6 +199,36 @@ def test_other_settings_are_not_resumed(place, capsys):
     assert "evaluation.json is not valid JSON" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["images"][0].update(file_name="2.png"), "it differs in pictures;"),
+        (lambda content: content["categories"][0].update(name="fox"), "it differs in classes;"),
+        (lambda content: content["annotations"][0].update(bbox=[1, 2, 3, 4]), ""),
+    ],
+    ids=["picture", "class", "truth"],
+)
+def test_other_data_are_not_resumed(place, capsys, change, message):
+    """What is right in the pictures may change: figures are computed again."""
+    path = place.folder / "coco/annotations/instances_val2017.json"
+    assert evaluate(place) == 0
+    before = found(folder(place))
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    assert evaluate(place, "--resume") == (BAD_INPUT if message else 0)
+    assert message in capsys.readouterr().err and found(folder(place)) == before
+
+
+def test_other_prompts_are_not_resumed(place, capsys):
+    path = place.folder / "prompts.yaml"
+    words = ("DATASETS.USE_CAPTION_PROMPT", True, "DATASETS.CAPTION_PROMPT", path)
+    for name, code in (("cat", 0), ("cat", 0), ("fox", BAD_INPUT)):
+        path.write_text(json.dumps([{"prefix": "a ", "name": name, "suffix": ""}] * 3))
+        assert evaluate(place, "--resume", *words) == code
+    assert "it differs in prompts;" in capsys.readouterr().err
+
+
 def test_missing_pictures(place, capsys):
     for name in ("5.png", "9.png"):
         (place.folder / "coco/val2017" / name).unlink()

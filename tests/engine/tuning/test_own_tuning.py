@@ -99,6 +99,29 @@ def test_from_annotations_to_predictions(data, model, tmp_path, capsys, mode, mo
         assert list((out / "features").rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("classes", "option"),
+    [
+        (["cup", "dog"], ["--text", "cup. dog"]),
+        (["disk 3.5", "dog"], ["--text", "disk 3.5. dog"]),
+        (["St. Bernard", "dog"], ["--classes", "St. Bernard", "dog"]),
+        (["cup; red", "dog"], ["--classes", "cup; red", "dog"]),
+        (["cup, red"], ["--classes", "cup, red"]),
+    ],
+)
+def test_the_command_names_the_classes_as_they_are(data, model, tmp_path, classes, option):
+    """A name may hold what separates the names of a text."""
+    content = json.loads(data.read_text())
+    content["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    content["annotations"] = [one for one in content["annotations"] if one["category_id"] <= len(classes)]
+    data.write_text(json.dumps(content))
+    full = own(data, model, tmp_path, mode="full")
+    plan = plan_own_data(full)
+    words = shlex.split(predict_command(full, plan, tmp_path / "model_best.pth"))
+    assert words[words.index(option[0]) : words.index("--image")] == option
+    assert plan.choices["prompt"] == ". ".join(classes)
+
+
 def told(capsys) -> list[str]:
     """What the command itself says, without the log."""
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("AP", "wrote ", "use it"))]
@@ -292,10 +315,11 @@ def test_a_folder_with_another_run(data, model, tmp_path, capsys):
     """Told before the model is measured, in words of this command."""
     out = tmp_path / "out"
     assert main(command(data, model, out, "--mode", "linear")) == 0
-    note = (out / "zero_shot" / "evaluation_of").stat().st_mtime_ns
+    note = out / "zero_shot/inference" / VALIDATION_SET / "predictions/evaluation.json"
+    time = note.stat().st_mtime_ns
     assert main(command(data, model, out, "--mode", "prompt")) == 2
     assert "--output" in capsys.readouterr().err
-    assert (out / "zero_shot" / "evaluation_of").stat().st_mtime_ns == note
+    assert note.stat().st_mtime_ns == time
 
 
 def test_the_first_measurement_of_other_annotations_is_not_resumed(data, model, tmp_path, monkeypatch):
@@ -307,6 +331,10 @@ def test_the_first_measurement_of_other_annotations_is_not_resumed(data, model, 
     assert tune_on_own_data(tuning) is None
     record = tmp_path / "out" / "zero_shot" / "inference" / VALIDATION_SET
     assert "bird" in (record / "per_class.csv").read_text()
+    note = record / "predictions/evaluation.json"
+    time = note.stat().st_mtime_ns
+    assert tune_on_own_data(tuning) is None
+    assert note.stat().st_mtime_ns == time, "the same measurement is kept"
 
 
 def test_a_folder_and_classes_with_blanks_and_quotes(data, model, tmp_path):
