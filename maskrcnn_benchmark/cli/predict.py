@@ -34,6 +34,7 @@ _EXAMPLES = """examples:
   glip predict --image street.jpg --text "person. traffic light"
   glip predict --image photos/ more/*.png --caption "a man on a horse" --threshold 0.4 --output found
   glip predict --image street.jpg --text "person. car" --model glip_tiny_model_o365_goldg
+  glip predict --image park.jpg --classes "St. Bernard" cat
   glip predict --image pond.jpg --adapter tuned/adapter.safetensors
 """
 
@@ -52,6 +53,10 @@ def add_parser(subparsers) -> None:
     )  # fmt: skip
     text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", help="the things to find, separated by full stops: 'person. traffic light'")
+    text.add_argument(
+        "--classes", nargs="+", action="extend", metavar="NAME",
+        help="the things to find as words of the command line, for names with a full stop: 'St. Bernard' cat",
+    )  # fmt: skip
     text.add_argument("--caption", help="a sentence; every noun phrase of it is searched for: 'a man on a horse'")
     add_model_arguments(parser)
     parser.add_argument(
@@ -94,14 +99,14 @@ def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the command and returns its exit code."""
-    if args.text is None and args.caption is None and args.adapter is None:
-        raise CommandError("one of --text, --caption and --adapter is needed: what to search for")
+    has_text = any(words is not None for words in (args.text, args.classes, args.caption))
+    if not has_text and args.adapter is None:
+        raise CommandError("one of --text, --classes, --caption and --adapter is needed: what to search for")
     paths = find_images(args.image)
     check_output_folder(args.output, "--output")
     readable = list(_report_unreadable(paths))
     if not readable:
         return BAD_INPUT
-    has_text = args.text is not None or args.caption is not None
     prompt = _prompt(args) if has_text else None
     detector = load_detector(args)
     if args.adapter is not None:
@@ -223,6 +228,10 @@ def _report_unreadable(paths: Sequence[Path]) -> Iterator[Path]:
 def _prompt(args: argparse.Namespace) -> "PromptLike":
     from maskrcnn_benchmark.text.class_names import has_content, split_class_text
 
+    if args.classes is not None:
+        if not any(map(has_content, args.classes)):
+            raise CommandError(f"--classes {args.classes!r} names no class; write for example 'St. Bernard' cat")
+        return args.classes
     if args.text is not None:
         return split_class_text(args.text)
     if not has_content(args.caption):

@@ -63,6 +63,21 @@ def test_the_json_is_coco_and_its_annotations_a_result_list(tmp_path):
     assert 0 <= x < 80 and 0 <= y < 60
 
 
+def test_classes_are_not_split(tmp_path):
+    image, out = picture(tmp_path / "a.png"), tmp_path / "out"
+    words = ["predict", "--image", str(image), "--output", str(out), "--classes", "St. Bernard", "cat, red"]
+    assert main(words) == console.OK
+    record = json.loads((out / "predictions.json").read_text())
+    assert record["info"]["prompt"] == ["St. Bernard. cat, red"]
+    assert [category["name"] for category in record["categories"]] == ["St. Bernard", "cat, red"]
+
+
+def test_classes_without_a_word(tmp_path, capsys):
+    words = ["predict", "--image", str(picture(tmp_path / "a.png")), "--output", str(tmp_path / "out")]
+    assert main([*words, "--classes", "", "..."]) == console.BAD_INPUT
+    assert "--classes ['', '...'] names no class" in capsys.readouterr().err
+
+
 def test_caption(tmp_path, capsys):
     image = picture(tmp_path / "a.png")
     code = main(["predict", "--image", str(image), "--caption", "A man. On a horse", "--output", str(tmp_path / "out")])
