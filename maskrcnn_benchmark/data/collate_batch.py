@@ -28,6 +28,12 @@ def concatenate_positive_maps(maps: Sequence[Tensor]) -> Tensor:
     return merged
 
 
+def columns(batch: Sequence[tuple[Any, ...]]) -> tuple[tuple, tuple, tuple]:
+    """Pictures, targets and indices of items, which may have more at their ends (ODTSVDataset's do)."""
+    images, targets, indices = zip(*(item[:3] for item in batch), strict=True)
+    return images, targets, indices
+
+
 def batch_images(images: Sequence[Tensor], size_divisible: int = 0) -> ImageList:
     """What to_image_list makes; inside a loader process the batch is built in the memory it travels in."""
     sizes = [(image.shape[-2], image.shape[-1]) for image in images]
@@ -63,8 +69,8 @@ class BatchCollator:
     def __init__(self, size_divisible: int = 0):
         self.size_divisible = size_divisible
 
-    def __call__(self, batch: Sequence[tuple[Tensor, Any, int]]):
-        images, targets, indices = zip(*batch, strict=True)
+    def __call__(self, batch: Sequence[tuple[Any, ...]]):
+        images, targets, indices = columns(batch)
         image_list = batch_images(images, self.size_divisible)
         if not isinstance(targets[0], BoxList):
             return image_list, targets, indices, None, None
@@ -96,6 +102,6 @@ class BatchCollator:
 class BBoxAugCollator:
     """Leaves pictures and targets unbatched, for testing at several scales."""
 
-    def __call__(self, batch: Sequence[tuple[Any, Any, int]]):
-        images, targets, indices = zip(*batch, strict=True)
+    def __call__(self, batch: Sequence[tuple[Any, ...]]):
+        images, targets, indices = columns(batch)
         return images, targets, indices, None, None

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator, empty_batch
+from maskrcnn_benchmark.data.collate_batch import BatchCollator, BBoxAugCollator, columns, empty_batch
 from maskrcnn_benchmark.data.datasets.concat import CopiedDataset
 from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import picture_file
@@ -83,8 +83,8 @@ class ByteCollator:
     def __init__(self, size_divisible: int = 0):
         self.size_divisible = max(size_divisible, 1)
 
-    def __call__(self, batch: Sequence[tuple[Any, Any, int]]) -> tuple[ImageList, tuple, tuple]:
-        pictures, targets, indices = zip(*batch, strict=True)
+    def __call__(self, batch: Sequence[tuple[Any, ...]]) -> tuple[ImageList, tuple, tuple]:
+        pictures, targets, indices = columns(batch)
         sizes = [(picture.height, picture.width) for picture in pictures]
         height, width = (
             -(-max(side) // self.size_divisible) * self.size_divisible for side in zip(*sizes, strict=True)

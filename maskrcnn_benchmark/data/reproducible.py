@@ -89,7 +89,7 @@ class SeededDataset(Dataset):
             index = (key + len(skipped)) % len(self)
             try:
                 with seeded(key.seed):
-                    image, target, local_index = self.dataset[index]
+                    image, target, local_index = self.dataset[index][:3]
                 break
             except (BrokenImage, MissingImage) as error:
                 skipped.append(str(error))

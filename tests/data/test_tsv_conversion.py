@@ -29,7 +29,7 @@ def test_both_forms_give_the_same_items(tmp_path):
     packed = ODTSVDataset(coco_to_tsv(annotations, tmp_path, tmp_path / "tsv"))
     assert len(plain) == len(packed) == 3 and packed.categories() == plain.categories()
     for index in range(3):
-        (image, target, _), (other_image, other, _) = plain[index], packed[index]
+        (image, target, _), (other_image, other, *_) = plain[index], packed[index]
         assert image.tobytes() == other_image.tobytes() and target.bbox.equal(other.bbox)
         assert target.get_field("labels").equal(other.get_field("labels"))
         assert packed.get_img_info(index)["height"] == plain.get_img_info(index)["height"]

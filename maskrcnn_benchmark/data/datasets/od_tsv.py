@@ -1,11 +1,13 @@
 """Detection data in TSV files: closed-set, and told as grounding data while they are read."""
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset
+from torchvision.transforms import functional as F
 
 from maskrcnn_benchmark.data.datasets.modulated import NOTHING_MASKED
 from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask, attach_fields
@@ -19,7 +21,9 @@ LABEL_FIELDS = ("class",)
 
 
 class ODTSVDataset(Dataset):
-    """Item i -> (image, BoxList with field `labels`, i).
+    """Item i -> (image, BoxList with field `labels`, i, scale).
+
+    The scale is the root of the picture's area after the transforms by that before, 1.0 without transforms.
 
     A label row holds a list of objects, or `{"objects": [...]}`; an object has its `class` name and `rect`, the
     inclusive corners [x1, y1, x2, y2] in pixels. Groups are boxes like all others. Boxes are clamped into the picture
@@ -63,9 +67,12 @@ class ODTSVDataset(Dataset):
     def __getitem__(self, index: int):
         image = self.tsv.image(index)
         target = self.read_target(index, image.size)
+        scale = 1.0
         if self.transforms is not None:
+            width, height = image.size
             image, target = self.transforms(image, target)
-        return image, target, index
+            scale = math.sqrt(math.prod(F.get_image_size(image)) / (width * height))
+        return image, target, index, scale
 
     def read_target(self, index: int, image_size: tuple[int, int]) -> BoxList:
         """The boxes of an item, xyxy, with their labels; image_size is (width, height).

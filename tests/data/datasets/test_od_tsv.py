@@ -26,8 +26,8 @@ def grounded(folder, tokenizer, **options) -> CocoDetectionTSV:
 
 def test_closed_set_items(tmp_path):
     data = ODTSVDataset(write_detection_tsv(tmp_path), extra_fields=["class"])
-    image, target, index = data[0]
-    assert image.size == (100, 80) and index == 0 and len(data) == 3
+    image, target, index, scale = data[0]
+    assert image.size == (100, 80) and (index, scale) == (0, 1.0) and len(data) == 3
     assert target.bbox.tolist() == [[10, 10, 39, 39], [20, 20, 59, 59]] and target.mode == "xyxy"
     assert target.get_field("labels").tolist() == [1, 2]
     clamped = data[1][1]
@@ -35,6 +35,16 @@ def test_closed_set_items(tmp_path):
     assert len(data[2][1]) == 0 and data[2][1].get_field("labels").dtype == torch.int64
     assert data.categories() == {1: "cat", 2: "hot_dog", 3: "bird"} and data.ind_to_class[0] == "__background__"
     assert data.get_img_info(1) == {"height": 80, "width": 100, "key": "8"}
+
+
+def test_closed_set_items_say_how_their_picture_was_scaled(tmp_path):
+    path = write_detection_tsv(tmp_path)
+    data = ODTSVDataset(path, ("class",), Compose([Resize(160, 1333), RandomHorizontalFlip(0.0), ToTensor()]))
+    image, target, index, scale = data[1]
+    assert image.shape == (3, 160, 200) and target.size == (200, 160) and (index, scale) == (1, 2.0)
+    images, targets, indices, *_ = BatchCollator(32)([data[0], data[1]])
+    assert images.tensors.shape == (2, 3, 160, 224) and len(targets) == 2 and indices == (0, 1)
+    assert ODTSVDataset(path, ("class",), Resize(40, 1333))[1][3] == 0.5
 
 
 def test_pictures_alone(tmp_path):
