@@ -50,8 +50,16 @@ class Setting:
         return finished.stdout + finished.stderr
 
 
+_KEPT_PORTS: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """A port for a program to listen on, which until the end of the tests the system gives to nobody that asks for any.
+
+    A program that allows the reuse of addresses, as torchrun does, may listen there beside the socket that keeps it.
+    """
+    keeper = socket.socket()
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind(("127.0.0.1", 0))
+    _KEPT_PORTS.append(keeper)
+    return keeper.getsockname()[1]

@@ -1,11 +1,11 @@
 """A process whose fellow ends, of a full disk for example, adds one line to the message of that one."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
+from published_command import free_port
 
 from maskrcnn_benchmark.cli.console import BAD_INPUT
 from maskrcnn_benchmark.utils import comm
@@ -29,9 +29,7 @@ sys.exit(report_errors(run))
 
 
 def test_lost_process():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM],
