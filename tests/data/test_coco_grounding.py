@@ -22,7 +22,7 @@ def dataset(folder, tokenizer, **options) -> CocoGrounding:
 
 def test_item_in_the_order_of_the_labels(tmp_path, tokenizer):
     data = dataset(tmp_path, tokenizer, disable_shuffle=True)
-    assert data.categories() == {1: "cat", 2: "dog", 3: "absent, thing"}
+    assert data.categories() == data.ind_to_class == {1: "cat", 2: "dog", 3: "absent, thing"}
     _, target, index = data[1]
     assert index == 1 and target.bbox.tolist() == [[20, 20, 59, 59]] and target.get_field("labels").tolist() == [2]
     assert target.get_field("caption") == "cat. dog. absent, thing"

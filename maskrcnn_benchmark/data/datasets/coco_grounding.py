@@ -103,6 +103,7 @@ class CocoGrounding(Dataset):
         self.id_to_img_map = dict(enumerate(self.ids))
         self.json_category_id_to_contiguous_id = self.numbering.label_of
         self.contiguous_category_id_to_json_id = self.numbering.id_of
+        self.ind_to_class = self.numbering.names
         self.transforms = transforms
         self.disable_clip_to_image = disable_clip_to_image
         self.no_mask_for_od = no_mask_for_od

@@ -79,7 +79,10 @@ def _find_file(descriptor: Path, field: str, name: str) -> str:
 
 
 def read_label_map(path: str | os.PathLike[str]) -> dict[str, int]:
-    """{class name: label}: from JSON, flat or under `label_to_idx`, or from a TSV file whose row i has label i + 1."""
+    """{class name: label}: from JSON, flat or under `label_to_idx`, or from a TSV file whose row i has label i + 1.
+
+    The background, label 0, comes last where the file has none: captions draw absent classes by their places.
+    """
     path = Path(path)
     if path.suffix == ".json":
         content = json.loads(path.read_text())
@@ -91,7 +94,7 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, int]:
             raise ValueError(f"label map {path} names {len(names)} classes, but only {len(labels)} different ones")
     else:
         raise ValueError(f"label map {path} must be a .json or a .tsv file")
-    return {BACKGROUND: 0} | labels
+    return labels | {BACKGROUND: 0}
 
 
 def parse_size(cell: str | bytes) -> tuple[int, int]:

@@ -119,9 +119,9 @@ def test_broken_size_is_shown(cell):
 def test_label_maps(tmp_path):
     path = tmp_path / "labels.json"
     path.write_text(json.dumps({"label_to_idx": {"cat": 4}}))
-    assert read_label_map(path) == {"__background__": 0, "cat": 4}
+    assert list(read_label_map(path).items()) == [("cat", 4), ("__background__", 0)]
     path.write_text(json.dumps({"__background__": 0, "cat": 4}))
-    assert read_label_map(path) == {"__background__": 0, "cat": 4}
+    assert list(read_label_map(path).items()) == [("__background__", 0), ("cat", 4)]
     path = tmp_path / "labels.tsv"
     path.write_text("cat\t12\ndog\n")
     assert read_label_map(path) == {"__background__": 0, "cat": 1, "dog": 2}
