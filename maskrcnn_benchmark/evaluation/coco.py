@@ -24,6 +24,7 @@ from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 logger = logging.getLogger(__name__)
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+KEYPOINT_METRICS = ("AP", "AP50", "AP75", "APm", "APl")  # keypoints are not asked of small people
 RECALLS = ("AR@1", "AR@10", "AR@100", "ARs@100", "ARm@100", "ARl@100")
 TABLE_ROWS = {  # name -> (overlap, area) as the historical table writes them
     "AP": ("0.50:0.95", "all"),
@@ -36,18 +37,20 @@ AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # index of the area ran
 MAX_DETECTIONS = 2  # index of 100 detections per image in COCOeval
 PROPOSAL_LIMITS = (100, 1000)  # boxes per image
 PROPOSAL_METRICS = tuple(f"AR{area}@{limit}" for limit in PROPOSAL_LIMITS for area in ("", "s", "m", "l"))
+METRICS_OF = {"bbox": METRICS, "segm": METRICS, "keypoints": KEYPOINT_METRICS, "box_proposal": PROPOSAL_METRICS}
 
 
 class COCOResults:
-    """Figures by kind of result ("bbox", "box_proposal") and name; -1 where there is nothing to measure."""
+    """Figures by kind of result (those of METRICS_OF) and name; -1 where there is nothing to measure.
+
+    Raises: ValueError for another kind of result.
+    """
 
     def __init__(self, *iou_types: str):
+        if unknown := [iou_type for iou_type in iou_types if iou_type not in METRICS_OF]:
+            raise ValueError(f"kind of result {unknown[0]!r}: known are {', '.join(METRICS_OF)}")
         self.results: OrderedDict[str, OrderedDict[str, float]] = OrderedDict(
-            (
-                iou_type,
-                OrderedDict.fromkeys(PROPOSAL_METRICS if iou_type == "box_proposal" else METRICS, NOTHING_TO_FIND),
-            )
-            for iou_type in iou_types
+            (iou_type, OrderedDict.fromkeys(METRICS_OF[iou_type], NOTHING_TO_FIND)) for iou_type in iou_types
         )
 
     def __repr__(self) -> str:
@@ -184,18 +187,25 @@ class CocoEvaluator(Evaluator):
 
 def table_csv(table: Mapping[str, Mapping[str, float]]) -> str:
     """The table per category, with the titles of the historical one: a row per figure, its mean over the categories
-    with ground truth at the end, "nan" where there is none. A name with a comma or a quote is quoted.
+    with ground truth at the end, "nan" where there is none.
+
+    A blank follows every comma, as it did historically, but where a name is quoted for its comma or quote: readers of
+    CSV take quotes for such only at the very beginning.
     """
     lines = [["metric", *map(_quoted, next(iter(table.values()), {})), "avg "]]
     for row, values in table.items():
         overlap, area = TABLE_ROWS[row]
         title = f" {'Average Precision':<18} (AP) @[ IoU={overlap:<9} | area={area:>6s} | maxDets={100:>3d} ]"
         lines.append([title, *(f"{value:.6f}" for value in values.values()), f"{_nan_mean(values.values()):.6f}"])
-    return "".join(f"{', '.join(line)}\n" for line in lines)
+    return "".join(f"{_comma_separated(line)}\n" for line in lines)
+
+
+def _comma_separated(cells: Sequence[str]) -> str:
+    return cells[0] + "".join(f",{cell}" if cell.startswith('"') else f", {cell}" for cell in cells[1:])
 
 
 def _quoted(text: str) -> str:
-    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\n') else text
+    return '"' + text.replace('"', '""') + '"' if any(mark in text for mark in ',"\r\n') else text
 
 
 def _complete(ground_truth: COCO) -> None:

@@ -12,7 +12,7 @@ from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_json import CategoryNumbering, load_coco_json
-from maskrcnn_benchmark.evaluation import CocoEvaluator
+from maskrcnn_benchmark.evaluation import CocoEvaluator, COCOResults
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
 
@@ -44,6 +44,8 @@ def test_perfect_predictions(evaluator, tmp_path):
     evaluator.write(tmp_path / "out", metrics)
     rows = list(csv.reader((tmp_path / "out" / "bbox.csv").open(), skipinitialspace=True))
     assert rows[0] == ["metric", "dog", "cat", "absent, thing", "avg "]
+    plain = next(csv.reader((tmp_path / "out" / "bbox.csv").open()))
+    assert [cell.strip() for cell in plain] == ["metric", "dog", "cat", "absent, thing", "avg"], "for any reader of CSV"
     assert [row[0] for row in rows[1:4]] == [
         "Average Precision  (AP) @[ IoU=0.50:0.95 | area=   all | maxDets=100 ]",
         "Average Precision  (AP) @[ IoU=0.50      | area=   all | maxDets=100 ]",
@@ -193,6 +195,15 @@ def test_empty_set(tmp_path):
     assert set(metrics.values()) == {-1.0}
     evaluator.write(tmp_path / "out", metrics)
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["per_class"]["AP"] == {"cat": None}
+
+
+def test_kinds_of_results():
+    kinds = COCOResults("bbox", "segm", "keypoints", "box_proposal").results
+    assert list(kinds["segm"]) == list(kinds["bbox"]) == ["AP", "AP50", "AP75", "APs", "APm", "APl"]
+    assert list(kinds["keypoints"]) == ["AP", "AP50", "AP75", "APm", "APl"]
+    assert set(kinds["bbox"].values()) == {-1} and len(kinds["box_proposal"]) == 8
+    with pytest.raises(ValueError, match="'masks': known are bbox, segm, keypoints, box_proposal"):
+        COCOResults("masks")
 
 
 def test_bad_input(evaluator, tmp_path):
