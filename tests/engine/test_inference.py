@@ -123,6 +123,16 @@ def test_subset_evaluates_what_was_seen(cfg, tmp_path):
     assert results.results["bbox"]["AP50"] == pytest.approx(1.0)
 
 
+def test_predictions_stay_with_their_pictures_where_some_are_left_out(cfg, tmp_path):
+    cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "detection", ("toy_coco",)
+    (loader,) = make_data_loader(cfg, is_train=False, for_evaluation=True)
+    loader.batch_sampler.leave_out([0])
+    model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"dog": [[10, 10, 39.5, 39.5]]})
+    inference(model, loader, "toy_coco", device="cpu", output_folder=str(tmp_path / "out"), cfg=cfg, verbose=False)
+    found = torch.load(tmp_path / "out/predictions.pth", weights_only=False)
+    assert [len(boxes) for boxes in found] == [0, 1, 1] and len(found[0].get_field("scores")) == 0
+
+
 def test_figures_of_a_model_on_test_sets(cfg):
     cfg.TEST.EVAL_TASK, cfg.DATASETS.TEST = "detection", ("toy_coco", "toy_coco")
     model = Oracle(build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE), {"cat": [[10, 10, 39.5, 39.5]]})

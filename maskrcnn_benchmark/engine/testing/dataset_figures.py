@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from maskrcnn_benchmark.config import try_to_find
@@ -50,7 +51,7 @@ def evaluate_predictions(
     if task != "grounding" and not isinstance(dataset, LvisDetection):
         if output_folder:
             with atomic_path(Path(output_folder, "predictions.pth")) as part:
-                write_pickled([boxes for _, boxes in store], part)
+                write_pickled(_in_order(dataset, store), part)
         return evaluate(
             dataset,
             store,
@@ -67,6 +68,22 @@ def evaluate_predictions(
         figures = _evaluate_lvis(dataset, store, cfg, output_folder, report_title)
     check_expected_results({"bbox": figures}, expected_results, sigma_tolerance)
     return figures
+
+
+def _in_order(dataset, store: PredictionStore) -> list[BoxList]:
+    """Detections by dataset index up to the last one; an item that was left out has no boxes."""
+    found: list[BoxList] = []
+    for index, boxes in store:
+        found += [_no_boxes(dataset.get_img_info(left_out)) for left_out in range(len(found), index)]
+        found.append(boxes)
+    return found
+
+
+def _no_boxes(record: Mapping[str, Any]) -> BoxList:
+    boxes = BoxList(torch.zeros(0, 4), (record["width"], record["height"]), mode="xyxy")
+    boxes.add_field("scores", torch.zeros(0))
+    boxes.add_field("labels", torch.zeros(0, dtype=torch.int64))
+    return boxes
 
 
 def figures_of(result: Result | None) -> dict[str, float]:
