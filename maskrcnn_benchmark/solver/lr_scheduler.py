@@ -70,9 +70,10 @@ class WarmupCosineAnnealingLR(LRScheduler):
 
     Args:
         max_iters: iterations of the whole training.
+        gamma: accepted as by the other schedulers, without effect.
+        warmup_factor, warmup_iters, warmup_method: see `warmup_multiplier`.
         eta_min: the rate at the end of the half wave, the same for all groups.
         is_exact: shorten the half wave by the warm-up, so that training ends at `eta_min`.
-        warmup_factor, warmup_iters, warmup_method: see `warmup_multiplier`.
 
     Raises: ValueError if the method is unknown.
     """
@@ -81,10 +82,11 @@ class WarmupCosineAnnealingLR(LRScheduler):
         self,
         optimizer: Optimizer,
         max_iters: int,
-        eta_min: float = 0.0,
+        gamma: float = 0.1,
         warmup_factor: float = 1.0 / 3,
         warmup_iters: int = 500,
         warmup_method: str = "linear",
+        eta_min: float = 0.0,
         last_epoch: int = -1,
         *,
         is_exact: bool = False,

@@ -167,9 +167,10 @@ def make_optimizer(cfg, model: nn.Module) -> Optimizer:
     """
     groups = parameter_groups(model.named_parameters(), GroupRules.from_config(cfg))
     fused = _all_on_cuda(groups) or None
+    last_rate = groups[-1]["lr"]  # of parameters that are added later, as in the original
     builders: dict[str, Callable[[], Optimizer]] = {
-        "SGD": lambda: MergedSGD(groups, lr=cfg.SOLVER.BASE_LR, momentum=cfg.SOLVER.MOMENTUM, fused=fused),
-        "ADAMW": lambda: MergedAdamW(groups, lr=cfg.SOLVER.BASE_LR, fused=fused),
+        "SGD": lambda: MergedSGD(groups, lr=last_rate, momentum=cfg.SOLVER.MOMENTUM, fused=fused),
+        "ADAMW": lambda: MergedAdamW(groups, lr=last_rate, fused=fused),
     }
     if cfg.SOLVER.OPTIMIZER not in builders:
         raise ValueError(f"unknown SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r}; known: {', '.join(builders)}")

@@ -69,6 +69,14 @@ def test_rates_of_the_parts_of_a_model():
     assert learning_rates(SGD([torch.ones(1, requires_grad=True)], lr=9.0)) == {}, "groups without names"
 
 
+@pytest.mark.parametrize("kind", ["SGD", "ADAMW"])
+def test_parameters_that_are_added_later_have_the_last_rate(kind):
+    tree = goldg()
+    tree.SOLVER.OPTIMIZER = kind
+    optimizer = make_optimizer(tree, NamedParameters(["rpn.weight", "language_backbone.bias"]))
+    assert optimizer.defaults["lr"] == pytest.approx(2e-5)
+
+
 def test_a_frozen_model_is_an_error():
     model = nn.Linear(1, 1).requires_grad_(False)
     with pytest.raises(ValueError, match="every parameter of the model is frozen"):

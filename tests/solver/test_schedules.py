@@ -93,6 +93,14 @@ def test_wrong_schedules_are_errors():
         make_lr_scheduler(tree, optimizer_with())
 
 
+def test_cosine_takes_the_arguments_of_steps():
+    by_place = WarmupCosineAnnealingLR(optimizer_with(), 10, 0.5, 0.1, 4, "linear", 0.2)
+    by_name = WarmupCosineAnnealingLR(
+        optimizer_with(), 10, warmup_factor=0.1, warmup_iters=4, warmup_method="linear", eta_min=0.2
+    )
+    assert rates(by_place, 11) == rates(by_name, 11)
+
+
 def test_cosine_ends_above_its_minimum():
     scheduler = WarmupCosineAnnealingLR(optimizer_with(), 100, eta_min=0.0, warmup_iters=20, warmup_factor=0.1)
     used = rates(scheduler, 101)
