@@ -19,20 +19,21 @@ class CaptionRecord(NamedTuple):
         boxes: N times inclusive corners [x1, y1, x2, y2] in pixels.
         spans: for every box its phrases, half-open character ranges of the caption.
         scores: of the teacher, N.
+        size: (width, height) of the picture that the boxes refer to; None for that of the picture as it is stored.
     """
 
     caption: str
     boxes: list[Sequence[float]]
     spans: list[Spans]
     scores: list[float]
+    size: tuple[int, int] | None = None
 
     def select(self, indices: Sequence[int]) -> "CaptionRecord":
         """The boxes of these indices, in their order."""
-        return CaptionRecord(
-            self.caption,
-            [self.boxes[i] for i in indices],
-            [self.spans[i] for i in indices],
-            [self.scores[i] for i in indices],
+        return self._replace(
+            boxes=[self.boxes[i] for i in indices],
+            spans=[self.spans[i] for i in indices],
+            scores=[self.scores[i] for i in indices],
         )
 
     def shifted(self, caption: str, offset: int) -> "CaptionRecord":
@@ -42,7 +43,7 @@ class CaptionRecord(NamedTuple):
 
 
 def read_caption_record(label: Mapping[str, Any], version: str = "v1") -> CaptionRecord:
-    """A label row, with keys `caption`, `bboxes`, `tokens_positive` and `scores` (by default 1).
+    """A label row: `caption`, `bboxes`, `tokens_positive`, `scores` (by default 1), perhaps `img_w` and `img_h`.
 
     In format v1 the lists have an entry per box. In v2 they have an entry per phrase: `bboxes[e]` and `scores[e]` are
     the lists of its boxes, and `tokens_positive[e]` its spans, which each of its boxes gets.
@@ -70,7 +71,8 @@ def read_caption_record(label: Mapping[str, Any], version: str = "v1") -> Captio
         raise ValueError(
             f"caption {label['caption'][:80]!r}: {lengths[0]} boxes, {lengths[1]} tokens_positive, {lengths[2]} scores"
         )
-    return CaptionRecord(label["caption"], boxes, spans, scores if scores is not None else [1.0] * len(boxes))
+    size = (int(label["img_w"]), int(label["img_h"])) if "img_w" in label and "img_h" in label else None
+    return CaptionRecord(label["caption"], boxes, spans, scores if scores is not None else [1.0] * len(boxes), size)
 
 
 def caption_label(record: CaptionRecord, size: tuple[int, int], version: str = "v1") -> dict[str, Any]:

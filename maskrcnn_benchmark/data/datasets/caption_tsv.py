@@ -149,9 +149,8 @@ class PseudoLabelledCaptions(Dataset):
     def _target_item(self, index: int, record: CaptionRecord, greenlight_span: tuple[int, int]):
         """The item of a record, of whose caption masked language modelling scores the words in `greenlight_span`."""
         image = self.tsv.image(index)
-        height, width = self.tsv.size(index)
         boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
-        target = BoxList(boxes, (width, height), mode="xyxy")
+        target = BoxList(boxes, record.size or image.size, mode="xyxy")
         target.add_field("labels", torch.full((len(boxes),), _BOX_LABEL))
         target.add_field("row", torch.arange(len(boxes)))
         target = target.clip_to_image(remove_empty=True)
@@ -218,7 +217,7 @@ class CaptionTSV(PseudoLabelledCaptions):
     def _item(self, index: int, record: CaptionRecord):
         mixed = self.foreign_captions.around(record.caption, lambda: self._other_caption(index), self.tokenizer)
         if not mixed.is_own:
-            record = CaptionRecord(record.caption, [], [], [])
+            record = record.select([])
         return self._target_item(index, record.shifted(mixed.text, mixed.offset), mixed.scored_span)
 
     def _other_caption(self, index: int) -> str:

@@ -5,7 +5,7 @@ import random
 
 import numpy as np
 import pytest
-from tsv_files import write_tsv_dataset
+from tsv_files import write_tsv, write_tsv_dataset
 
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
@@ -69,6 +69,18 @@ def test_items(tmp_path, tokenizer):
 def test_boxes_outside_go_with_their_phrases(tmp_path, tokenizer):
     target = dataset(tmp_path, tokenizer)[1][1]
     assert target.bbox.tolist() == [CAT, DOG] and named(target) == [["two cups"], ["bird"]]
+
+
+def test_boxes_refer_to_the_size_in_the_label(tmp_path, tokenizer):
+    """Pictures may be stored smaller than they were when the boxes were found; a file of sizes tells how they are."""
+    far = [120, 10, 180, 100]
+    content = {"a": labels()["a"] | {"img_w": 200, "img_h": 160, "bboxes": [CAT, far]}}
+    write_tsv(tmp_path / "sizes.tsv", [("a", "80 100")])
+    transforms = Compose([Resize(80, 1333), ToTensor()])
+    image, target, _ = dataset(tmp_path, tokenizer, content, hw="sizes.tsv", transforms=transforms)[0]
+    assert image.shape == (3, 80, 100) and target.size == (100, 80)
+    assert target.get_field("boxes").tolist() == [CAT, far]
+    assert target.bbox.tolist() == [[side / 2 for side in box] for box in (CAT, far)]
 
 
 def test_rows_with_too_few_boxes_give_way(tmp_path, tokenizer):
@@ -172,7 +184,7 @@ def test_labels_are_read_as_they_were_written(version):
     assert (label["img_w"], label["img_h"], len(label["bboxes"])) == (100, 80, 3 if version == "v1" else 2)
     read = read_caption_record(label, version)
     order = [0, 1, 2] if version == "v1" else [0, 2, 1]
-    assert read == record.select(order)
+    assert read == record.select(order)._replace(size=(100, 80))
 
 
 @pytest.mark.parametrize(("written", "read"), [("v1", "v2"), ("v2", "v1")])
