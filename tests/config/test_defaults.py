@@ -45,11 +45,29 @@ def test_added_keys_stand_in_one_table():
         assert key.meaning.endswith(".")
 
 
-def test_every_added_key_is_read():
+def code_beside_the_configuration() -> str:
     files = [path for path in (REPOSITORY / "maskrcnn_benchmark").rglob("*.py") if path.parent.name != "config"]
-    code = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+def test_every_added_key_is_read():
+    code = code_beside_the_configuration()
     for key in ADDED_KEYS:
         assert re.search(rf"\.{key.name.rsplit('.', 1)[-1]}\b", code), key.name
+
+
+def test_a_key_that_nothing_reads_is_listed():
+    """Setting it is not passed over in silence."""
+    code = code_beside_the_configuration()
+    listed = (*DEPRECATED_KEYS, *OUT_OF_SCOPE)
+    unread = [
+        name
+        for name in flatten(default_config())
+        if not re.search(rf"\b{name.rsplit('.', 1)[-1]}\b", code)
+        and name != "PATHS_CATALOG"  # read by the configuration itself
+        and not any(name == known or name.startswith(f"{known}.") for known in listed)
+    ]
+    assert unread == []
 
 
 def test_a_key_cannot_be_defined_twice():
