@@ -1,7 +1,8 @@
 """Loads published weights into a model: which stored names are renamed, ignored or resized is a table in this file.
 
 Three families of files are known: checkpoints of the detector itself, ImageNet Swin Transformers, which go into the
-visual body, and BERT or RoBERTa encoders, which go into the language body. What does not fit is an error.
+visual body, and BERT or RoBERTa encoders, which go into the language body. A file whose names lack the beginning that a
+part of the model has goes into that part. What does not fit is an error.
 """
 
 import logging
@@ -208,7 +209,22 @@ def _rename(
             )
         scope = places[0].removesuffix(family.marker)
         return {scope + name: value for name, value in renamed.items()}, family, scope
-    return stored, DETECTOR, ""
+    return _with_lost_prefix(stored, wanted)
+
+
+def _with_lost_prefix(stored: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Family, str]:
+    """Like `_rename` for a file with the model's own names, of which all or some may lack one and the same beginning.
+
+    A file where all lack it is that of a part of the model. Where several beginnings would do, names stay.
+    """
+    lacking = [name for name in stored if not (name in wanted or _matches(COMPUTED, name) or _is_surplus(name))]
+    first = next(iter(lacking), "")
+    beginnings = [name.removesuffix(first) for name in wanted if first and name.endswith(f".{first}")]
+    fitting = [beginning for beginning in beginnings if all(beginning + name in wanted for name in lacking)]
+    if len(fitting) != 1:
+        return stored, DETECTOR, ""
+    named = {name if name in wanted else fitting[0] + name: value for name, value in stored.items()}
+    return named, DETECTOR, fitting[0] if wanted.keys().isdisjoint(stored) else ""
 
 
 def _compare(
@@ -255,7 +271,7 @@ def _matches(rules: tuple[KeyRule, ...], name: str) -> bool:
     return any(re.search(rule.pattern, name) for rule in rules)
 
 
-def _is_surplus(name: str, family: Family, scope: str) -> bool:
+def _is_surplus(name: str, family: Family = DETECTOR, scope: str = "") -> bool:
     return _matches(OPTIONAL, name) or _matches(family.surplus, name.removeprefix(scope))
 
 

@@ -164,6 +164,28 @@ def test_another_architecture_is_an_error_and_changes_nothing(options, message):
     assert_same(model, before)
 
 
+@pytest.mark.parametrize("prefix", ["rpn.", "rpn.head.", "backbone."])
+@pytest.mark.parametrize("is_part", [False, True])
+def test_a_beginning_that_all_names_lack_is_put_back(prefix, is_part):
+    state, model = trained(), Detector()
+    before = snapshot(model)
+    part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    stored = part if is_part else part | {name: state[name] for name in state if not name.startswith(prefix)}
+    report = load_stored_weights(model, stored)
+    assert not report.missing and not report.unexpected
+    computed = {name for name in state if "index" in name or "anchors" in name}
+    inside = {name for name in state if name.startswith(prefix)} - computed
+    assert set(report.loaded) == (inside if is_part else state.keys() - computed)
+    assert_same(model, state, report.loaded)
+    assert_same(model, before, before.keys() - set(report.loaded))
+
+
+def test_names_that_fit_in_several_places_are_an_error():
+    model = nn.ModuleDict({"left": nn.Linear(2, 2), "right": nn.Linear(2, 2)})
+    with pytest.raises(CheckpointError, match="2 unexpected"):
+        load_stored_weights(model, nn.Linear(2, 2).state_dict())
+
+
 def test_not_strict_loads_what_fits_and_warns(caplog):
     model, state = Detector(), trained(width=5, tower=1)
     report = load_stored_weights(model, state, strict=False)
