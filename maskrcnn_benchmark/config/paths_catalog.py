@@ -75,6 +75,9 @@ TYPES: dict[str, DatasetType] = {
     "pseudo_data": DatasetType("PseudoData", _TSV),
 }
 
+PASSED_OVER = frozenset(("is_train",))
+"""Fields that entries written for the original have where their class does not read them."""
+
 PLAIN_JSON: dict[str, str] = {"dt": "dt_json", "odtsv": "coco"}
 """Type read from TSV files -> type of an entry that names a COCO-style `ann_file` instead."""
 
@@ -265,7 +268,7 @@ class DatasetCatalog:
         if kind not in TYPES:
             raise ValueError(f"dataset {name!r} has type {kind!r}; known types are {', '.join(TYPES)}")
         factory, paths, options = TYPES[kind]
-        unknown = sorted(set(entry) - set(paths) - set(options))
+        unknown = sorted(set(entry) - set(paths) - set(options) - PASSED_OVER)
         if unknown:
             fields = ", ".join([*paths, *options])
             raise ValueError(f"dataset {name!r} of type {kind!r} has the unknown field {unknown[0]!r}; known: {fields}")

@@ -130,6 +130,8 @@ def test_registered_entries(catalog):
     catalog.set("mine_grounding", entry)
     catalog.set("gqa_like", {**entry, "type": "coco"})
     catalog.set("renamed", {"img_folder": entry["img_dir"], "ann_file": entry["ann_file"], "type": "modulated"})
+    catalog.set("other_grounding", entry | {"is_train": True})
+    assert catalog.get("other_grounding") == catalog.get("mine_grounding"), "as the original's entries have it"
     assert catalog.get("mine")["factory"] == "COCODataset"
     assert catalog.get("mine_grounding")["factory"] == "CocoGrounding"
     assert catalog.get("gqa_like")["factory"] == "COCODataset"
