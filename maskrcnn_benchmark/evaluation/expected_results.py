@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from maskrcnn_benchmark.evaluation.coco import COCOResults
 
@@ -9,6 +10,21 @@ logger = logging.getLogger(__name__)
 
 Expected = tuple[str, str, tuple[float, float]]
 """Kind of result ("bbox"), name of the figure, and its mean and standard deviation."""
+
+
+def read_expected_results(entries: Sequence[Any]) -> list[Expected]:
+    """TEST.EXPECTED_RESULTS as tuples. Raises: ValueError for an entry that is not (kind, name, (mean, deviation))."""
+    expected: list[Expected] = []
+    for entry in entries:
+        try:
+            kind, metric, (mean, deviation) = entry
+            expected.append((str(kind), str(metric), (float(mean), float(deviation))))
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"TEST.EXPECTED_RESULTS has the entry {entry!r}; give (kind, figure, (mean, deviation)), "
+                'such as ("bbox", "AP", (0.466, 0.001))'
+            ) from None
+    return expected
 
 
 def check_expected_results(
@@ -22,14 +38,7 @@ def check_expected_results(
     """
     figures = figures.results if isinstance(figures, COCOResults) else figures
     is_near = True
-    for entry in expected:
-        try:
-            kind, metric, (mean, deviation) = entry
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"TEST.EXPECTED_RESULTS has the entry {entry!r}; give (kind, figure, (mean, deviation)), "
-                'such as ("bbox", "AP", (0.466, 0.001))'
-            ) from None
+    for kind, metric, (mean, deviation) in read_expected_results(expected):
         if metric not in figures.get(kind, {}):
             known = ", ".join(f"{name} {figure}" for name, values in figures.items() for figure in values)
             raise ValueError(f"TEST.EXPECTED_RESULTS names the figure {kind} {metric}; known are {known}")

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from prettytable import PrettyTable
 
 from maskrcnn_benchmark.config.loading import REPOSITORY_ROOT
+from maskrcnn_benchmark.evaluation.average_precision import NOTHING_TO_FIND
 from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 
 ODINW_13 = (
@@ -120,20 +121,23 @@ def summarize_tasks(figures: Mapping[str, Sequence[float]], collection: str = ""
         collection: its name, to tell which tasks are missing.
     Returns:
         tasks: {task: {AP: mean over seeds, std: over seeds, seeds: their number}}; mean, median: over the tasks;
-        std: of the mean over all tasks, over the seeds, where all tasks have as many; missing: tasks without results.
+        std: of the mean over all tasks, over the seeds, where all tasks have as many; missing: tasks without results;
+        unmeasured: tasks whose AP is -1, as their data show nothing to find, which do not count.
     """
+    measured = {task: values for task, values in figures.items() if all(value > NOTHING_TO_FIND for value in values)}
     tasks = {
-        task: {"AP": fmean(values), "std": pstdev(values), "seeds": len(values)} for task, values in figures.items()
+        task: {"AP": fmean(values), "std": pstdev(values), "seeds": len(values)} for task, values in measured.items()
     }
     averages = [entry["AP"] for entry in tasks.values()]
-    numbers = {len(values) for values in figures.values()}
-    by_seed = [fmean(column) for column in zip(*figures.values(), strict=True)] if len(numbers) == 1 else []
+    numbers = {len(values) for values in measured.values()}
+    by_seed = [fmean(column) for column in zip(*measured.values(), strict=True)] if len(numbers) == 1 else []
     return {
         "tasks": tasks,
         "mean": fmean(averages) if averages else None,
         "median": median(averages) if averages else None,
         "std": pstdev(by_seed) if by_seed else None,
         "missing": [task for task in COLLECTIONS.get(collection, ()) if task not in figures],
+        "unmeasured": [task for task in figures if task not in measured],
     }
 
 
@@ -147,11 +151,13 @@ def summarize_runs(runs: Sequence[Run], collection: str) -> dict[str, Any]:
 
 
 def summary_table(summary: Mapping[str, Any]) -> PrettyTable:
-    """A row per task, then mean and median."""
+    """A row per task, then mean and median; "-" for a task whose data show nothing to find."""
     table = PrettyTable(["task", "AP", "std", "seeds"], align="r")
     table.align["task"] = "l"
     for task, entry in summary["tasks"].items():
         table.add_row([task, f"{entry['AP']:.4f}", f"{entry['std']:.4f}", entry["seeds"]])
+    for task in summary["unmeasured"]:
+        table.add_row([task, "-", "", ""])
     for name in ("mean", "median"):
         if summary[name] is not None:
             table.add_row([name, f"{summary[name]:.4f}", "", ""])

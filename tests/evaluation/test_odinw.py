@@ -14,6 +14,7 @@ from maskrcnn_benchmark.evaluation.odinw import (
     find_runs,
     summarize_runs,
     summarize_tasks,
+    summary_table,
     task_files,
     write_leaderboard,
     write_summary,
@@ -78,6 +79,14 @@ def test_mean_over_seeds():
     assert summary["tasks"]["a"] == {"AP": pytest.approx(0.2), "std": pytest.approx(0.1), "seeds": 2}
     assert summary["mean"] == pytest.approx(0.35) and summary["std"] == pytest.approx(0.05)
     assert summarize_tasks({"a": [0.1], "b": [0.5, 0.5]})["std"] is None
+
+
+def test_tasks_with_nothing_to_find_do_not_count():
+    summary = summarize_tasks({"a": [0.2], "b": [-1.0], "c": [0.4]})
+    assert summary["mean"] == pytest.approx(0.3) and summary["median"] == pytest.approx(0.3)
+    assert list(summary["tasks"]) == ["a", "c"] and summary["unmeasured"] == ["b"]
+    assert ["b", "-", "", ""] in summary_table(summary).rows
+    assert summarize_tasks({"b": [-1.0]})["mean"] is None
 
 
 def test_leaderboard_of_zero_shot(results, tmp_path):

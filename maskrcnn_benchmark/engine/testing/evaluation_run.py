@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +27,8 @@ from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.testing.dataset_figures import figures_of
 from maskrcnn_benchmark.engine.testing.task_model import TaskModel, find_weight, weight_name
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
+from maskrcnn_benchmark.evaluation.average_precision import mean_of_valid
+from maskrcnn_benchmark.evaluation.expected_results import read_expected_results
 from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
 from maskrcnn_benchmark.evaluation.odinw import (
     COLLECTIONS,
@@ -181,7 +183,7 @@ def evaluate_tasks(
 def _sum_up(figures: Mapping[str, Figures], log_dir: Path | None) -> None:
     """Mean and median of AP over the tasks, each of them the mean over its test sets."""
     precisions = {
-        task: [fmean(values["AP"] for values in results.values())]
+        task: [mean_of_valid(np.array([values["AP"] for values in results.values()]))]
         for task, results in figures.items()
         if results and all("AP" in values for values in results.values())
     }
@@ -215,6 +217,7 @@ def evaluate_task(
         that cannot be evaluated.
     """
     figures: Figures = {}
+    read_expected_results(cfg.TEST.EXPECTED_RESULTS)  # a mistake there is told before any time goes into it
     names = dataset_names(cfg, is_train=False)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1, for_evaluation=True)
     for name, loader in zip(names, loaders, strict=True):

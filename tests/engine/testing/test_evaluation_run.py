@@ -332,6 +332,12 @@ def test_expected_results(place):
     assert "FAIL: bbox > AP" in (place.folder / "out/eval/tiny/log.txt").read_text()
 
 
+def test_wrong_expected_results_are_told_at_once(place, capsys):
+    assert evaluate(place, "TEST.EXPECTED_RESULTS", [("bbox", "AP", 0.9)]) == BAD_INPUT
+    assert "('bbox', 'AP', 0.9); give (kind, figure, (mean, deviation))" in capsys.readouterr().err
+    assert not folder(place).exists()
+
+
 def test_augmentation_over_several_prompts(place):
     words = ("TEST.USE_MULTISCALE", True, "TEST.SCALES", (64, 96), "TEST.RANGES", (), "TEST.CHUNKED_EVALUATION", 1)
     assert evaluate(place, *words, "TEST.SPECIAL_NMS", "vote") == 0
