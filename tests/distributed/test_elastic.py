@@ -43,7 +43,7 @@ def test_killed_worker(tmp_path, bert_vocabulary):
         timeout=180,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
-    assert "SIGKILL" in finished.stderr or "exitcode: -9" in finished.stderr, "the launcher noticed"
+    assert "failed (exitcode: " in finished.stderr, "the launcher noticed, one of them or the other that it talked to"
     log = (tmp_path / "out" / "log.txt").read_text()
     starts = [line.split("Start training at ")[1] for line in log.splitlines() if "Start training at " in line]
     assert starts == ["iteration 0 of 8", "iteration 3 of 8"] and log.count("Processes: 2") == 2
