@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn, TypeAlias
 
 OK, PARTIAL_FAILURE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: everything done; some inputs failed and were reported; nothing done; stopped by the user."""
@@ -20,8 +21,12 @@ class CommandError(Exception):
 class Parser(argparse.ArgumentParser):
     """Reports a wrong command line as one line, like every other mistake."""
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message} (see {self.prog} --help)")
+
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"
+"""What the parsers of sub-commands are added to."""
 
 
 def write(text: str = "") -> None:

@@ -13,6 +13,7 @@ from maskrcnn_benchmark.cli.console import (
     PARTIAL_FAILURE,
     CommandError,
     Parser,
+    Subparsers,
     check_output_folder,
     one_line,
     processors,
@@ -44,7 +45,7 @@ dataset cannot be read at all. NAME.json holds the whole report, NAME.png 16 ite
 """
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Adds the command group."""
     group: argparse.ArgumentParser = subparsers.add_parser(
         "data",
@@ -62,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     return args.run_action(args)
 
 
-def _add_download(actions) -> None:
+def _add_download(actions: Subparsers) -> None:
     parser: argparse.ArgumentParser = actions.add_parser(
         "download",
         help="fetch public datasets",
@@ -111,7 +112,7 @@ def _fetch_all(args: argparse.Namespace) -> int:
     return BAD_INPUT if failures == len(dict.fromkeys(public_files)) else PARTIAL_FAILURE
 
 
-def _add_check(actions) -> None:
+def _add_check(actions: Subparsers) -> None:
     parser: argparse.ArgumentParser = actions.add_parser(
         "check",
         help="read a whole dataset and report what is wrong with it",

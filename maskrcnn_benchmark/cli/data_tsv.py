@@ -6,10 +6,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from maskrcnn_benchmark.cli.console import OK, check_output_folder, write
+from maskrcnn_benchmark.cli.console import OK, Subparsers, check_output_folder, write
 
 
-def add_actions(actions) -> None:
+def add_actions(actions: Subparsers) -> None:
     """Adds both to the actions of ``glip data``."""
     parser: argparse.ArgumentParser = actions.add_parser(
         "to-tsv",

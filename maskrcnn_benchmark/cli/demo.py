@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, check_output_folder, write
+from maskrcnn_benchmark.cli.console import BAD_INPUT, OK, Subparsers, check_output_folder, write
 from maskrcnn_benchmark.cli.predict import (
     add_model_arguments,
     add_selection_arguments,
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maskrcnn_benchmark.text.prompt import Prompt
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="draw a few scenes and find the things in them",

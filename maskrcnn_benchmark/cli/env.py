@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from maskrcnn_benchmark import __version__
-from maskrcnn_benchmark.cli.console import OK, write
+from maskrcnn_benchmark.cli.console import OK, Subparsers, write
 
 PACKAGES = (
     *("torch", "torchvision", "triton", "transformers", "tokenizers", "safetensors", "timm"),
@@ -15,7 +15,7 @@ PACKAGES = (
 )
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     subparsers.add_parser(
         "env", help="show the versions and devices in use", description="Shows what belongs in a bug report."
     )

@@ -2,6 +2,7 @@
 
 import argparse
 
+from maskrcnn_benchmark.cli.console import Subparsers
 from maskrcnn_benchmark.engine.testing.evaluation_arguments import add_arguments
 
 _EXAMPLES = """examples:
@@ -11,7 +12,7 @@ _EXAMPLES = """examples:
 """
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Adds the command with its flags."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "eval",

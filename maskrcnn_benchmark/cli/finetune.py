@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from maskrcnn_benchmark.cli.console import OK, PARTIAL_FAILURE, CommandError, check_output_folder, write
+from maskrcnn_benchmark.cli.console import OK, PARTIAL_FAILURE, CommandError, Subparsers, check_output_folder, write
 from maskrcnn_benchmark.cli.predict import DEFAULT_MODEL, count
 
 MODES = ("full", "prompt", "linear")
@@ -21,7 +21,7 @@ it was stopped.
 """
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Adds the command with its flags."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "finetune",

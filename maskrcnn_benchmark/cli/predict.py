@@ -11,6 +11,7 @@ from maskrcnn_benchmark.cli.console import (
     OK,
     PARTIAL_FAILURE,
     CommandError,
+    Subparsers,
     check_output_folder,
     report_error,
     write,
@@ -39,7 +40,7 @@ _EXAMPLES = """examples:
 """
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     parser = subparsers.add_parser(
         "predict",
         help="find the things that a text names on pictures",

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from maskrcnn_benchmark.cli.console import OK, CommandError, check_output_folder, write
+from maskrcnn_benchmark.cli.console import OK, CommandError, Subparsers, check_output_folder, write
 from maskrcnn_benchmark.cli.predict import add_model_arguments, count, load_detector
 
 _EXAMPLES = """examples:
@@ -19,7 +20,7 @@ words.yaml names candidates for some or all classes; of a mapping only the name 
 """
 
 
-def add_parser(subparsers) -> None:
+def add_parser(subparsers: Subparsers) -> None:
     """Adds the command with its flags."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
         "prompt",
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         dataset.ids = dataset.ids[: args.max_pictures]
     candidates = read_candidates(args.candidates, [category["name"] for category in content["categories"]])
 
-    def progress(title: str):
+    def progress(title: str) -> Callable[[Iterable, int], Iterable]:
         return lambda items, total: tqdm(items, total=total, desc=title, disable=None, leave=False)
 
     search = PromptSearch(load_detector(args), dataset, progress("pictures"))

@@ -4,11 +4,10 @@ import argparse
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from maskrcnn_benchmark.cli.console import OK, check_output_folder, processors, write
+from maskrcnn_benchmark.cli.console import OK, Subparsers, check_output_folder, processors, write
 from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.scenes.dataset import FORMATS, write_dataset
 from maskrcnn_benchmark.scenes.sampling import SPLITS
@@ -35,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(run=run)
 
 
-def add_parser(subparsers: Any) -> argparse.ArgumentParser:
+def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     """Adds the ``scenes`` sub-command to argparse's sub-parsers object."""
     parser = subparsers.add_parser(
         "scenes",

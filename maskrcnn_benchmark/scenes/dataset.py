@@ -30,7 +30,7 @@ def _image_record(index: int, scene: Scene, file_name: str) -> Json:
 
 def build_instances(scenes: list[Scene], file_names: list[str]) -> Json:
     """COCO detection JSON: one category per kind, colour and the rest in ``attributes``; boxes are x, y, w, h."""
-    annotations = []
+    annotations: list[Json] = []
     for index, scene in enumerate(scenes):
         for item in scene.objects:
             annotations.append(
@@ -183,8 +183,9 @@ def write_dataset(
     with completed_folder(out) as folder:
         images = folder / "images"
         images.mkdir()
-        settings = {"seed": seed, "split": split, "image_format": image_format, "style": style}
-        render = partial(_render_one, image_folder=str(images), **settings)
+        render = partial(
+            _render_one, seed=seed, split=split, image_folder=str(images), image_format=image_format, style=style
+        )
         scenes = list(progress(_scenes(render, count, min(workers, count))))
         names = [_file_name(index, image_format) for index in range(count)]
         _write_json(folder / "instances.json", build_instances(scenes, names))

@@ -48,7 +48,7 @@ class Composer:
 
     def __init__(self, ground: np.ndarray):
         self.canvas = ground  # (H, W, 3) float32, painted in place
-        self._owner = np.full(ground.shape[:2], -1, dtype=np.int32)
+        self._owner: np.ndarray = np.full(ground.shape[:2], -1, dtype=np.int32)
         self._placed: list[_Placed] = []
 
     def add(self, wish: Wish, rng: SceneRandom) -> bool:

@@ -109,10 +109,11 @@ def draw(look: Appearance) -> Sprite:
     roles = np.array([color.body, color.shade, color.dark, color.light], dtype=np.float32)
     roles[:2] = np.clip(roles[:2] + np.array(look.tint, dtype=np.float32), 0, 255)
     rgb = np.zeros((*solid.shape, 3), dtype=np.float32)
-    for role in range(4):  # not a matrix product: its rounding differs between processors
-        rgb += coverage[:, :, role, None] * roles[role]
+    for ink in range(4):  # not a matrix product: its rounding differs between processors
+        rgb += coverage[:, :, ink, None] * roles[ink]
     if look.texture != "plain":
-        mask = _texture_mask(look.texture, *solid.shape, look.size, look.texture_phase)
+        height, width = solid.shape
+        mask = _texture_mask(look.texture, height, width, look.size, look.texture_phase)
         change = np.array(color.texture, dtype=np.float32) - np.array(color.body, dtype=np.float32)
         rgb += (coverage[:, :, 0] * mask)[:, :, None] * change
     return Sprite(rgb, alpha, solid)

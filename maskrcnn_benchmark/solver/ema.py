@@ -126,7 +126,7 @@ def _format(tensor: Tensor) -> tuple[torch.dtype, torch.device]:
 
 def _places(module: nn.Module) -> dict[str, _Place]:
     names = module.state_dict().keys()
-    places = {}
+    places: dict[str, _Place] = {}
     for prefix, owner in module.named_modules():
         for tensors in (owner._parameters, owner._buffers):
             places |= {f"{prefix}.{name}" if prefix else name: (tensors, name) for name in tensors}

@@ -7,8 +7,11 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from maskrcnn_benchmark.config import CfgNode
 
 WARMUP_METHODS = ("linear", "constant")
 
@@ -56,7 +59,7 @@ class WarmupMultiStepLR(LRScheduler):
         self.warmup_factor, self.warmup_iters, self.warmup_method = warmup_factor, warmup_iters, warmup_method
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         warmup = warmup_multiplier(self.last_epoch, self.warmup_method, self.warmup_factor, self.warmup_iters)
         drop = self.gamma ** bisect_right(self.milestones, self.last_epoch)
         return [base * warmup * drop for base in self.base_lrs]
@@ -96,7 +99,7 @@ class WarmupCosineAnnealingLR(LRScheduler):
         self.warmup_factor, self.warmup_iters, self.warmup_method = warmup_factor, warmup_iters, warmup_method
         super().__init__(optimizer, last_epoch)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         if self.last_epoch < self.warmup_iters:
             warmup = warmup_multiplier(self.last_epoch, self.warmup_method, self.warmup_factor, self.warmup_iters)
             return [base * warmup for base in self.base_lrs]
@@ -158,7 +161,7 @@ def milestones_in_iterations(steps: Sequence[float], max_iter: int) -> list[int]
     return [round(step * max_iter) if step < 1 else round(step) for step in steps]
 
 
-def make_lr_scheduler(cfg, optimizer: Optimizer) -> LRScheduler:
+def make_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:
     """The scheduler of `cfg.SOLVER`: cosine, else drops on a plateau, else steps.
 
     Raises: ValueError for stages (SOLVER.MULTI_MAX_EPOCH), which are not supported.

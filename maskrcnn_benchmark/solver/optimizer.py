@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.solver.gradient_clipping import clip_before_step
 from maskrcnn_benchmark.solver.param_groups import GroupRules, parameter_groups
 
@@ -56,7 +57,7 @@ class _MergedStep(Optimizer):
     _merger: GroupMerger | None = None  # made when first needed: copies of an optimizer begin without it
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -158,7 +159,7 @@ class MergedAdamW(_MergedStep, AdamW):
         return False
 
 
-def make_optimizer(cfg, model: nn.Module) -> Optimizer:
+def make_optimizer(cfg: CfgNode, model: nn.Module) -> Optimizer:
     """The optimizer of `cfg.SOLVER` for the trainable parameters of a model, clipping gradients if the config says so.
 
     Call it after freezing, and before the model is wrapped for several processes: names decide rates.

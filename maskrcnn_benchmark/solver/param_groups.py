@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from maskrcnn_benchmark.config import CfgNode
+
 
 @dataclass(frozen=True)
 class GroupRules:
@@ -29,7 +31,7 @@ class GroupRules:
     weight_decay_norm_factor: float = 1.0
 
     @classmethod
-    def from_config(cls, cfg) -> "GroupRules":
+    def from_config(cls, cfg: CfgNode) -> "GroupRules":
         return cls(
             base_lr=cfg.SOLVER.BASE_LR,
             weight_decay=cfg.SOLVER.WEIGHT_DECAY,

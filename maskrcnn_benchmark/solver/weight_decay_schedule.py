@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.solver.lr_scheduler import WarmupMultiStepLR
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,9 @@ class WeightDecaySchedule:
             logger.info("Step %d: weight decay multiplied by %g", steps, self.gamma)
 
 
-def make_weight_decay_schedule(cfg, optimizer: Optimizer, scheduler: LRScheduler) -> WeightDecaySchedule | None:
+def make_weight_decay_schedule(
+    cfg: CfgNode, optimizer: Optimizer, scheduler: LRScheduler
+) -> WeightDecaySchedule | None:
     """The schedule of `cfg.SOLVER`, at the step of `scheduler`; None if it is off or the rate has no milestones."""
     if not cfg.SOLVER.WEIGHT_DECAY_SCHEDULE or not isinstance(scheduler, WarmupMultiStepLR):
         return None

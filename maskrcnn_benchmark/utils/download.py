@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from filelock import FileLock
 from tqdm import tqdm
@@ -88,7 +88,7 @@ class _RedirectHandler(urllib.request.HTTPRedirectHandler):
 
     announced: str | None = None
 
-    def redirect_request(self, req, fp, code, msg, headers, newurl):
+    def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: Any) -> Any:
         self.announced = headers.get("X-Linked-ETag", self.announced)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ import torch
 def random_state() -> dict[str, Any]:
     """States of Python's, numpy's and torch's generators, as tensors and plain numbers."""
     version, words, gauss = random.getstate()
-    name, key, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, key, position, has_gauss, cached = cast(tuple, np.random.get_state(legacy=True))
     state = {
         "python": {"version": version, "words": torch.tensor(words, dtype=torch.int64), "gauss": gauss},
         "numpy": {

@@ -116,7 +116,9 @@ class Style:
     halo: int
 
     @classmethod
-    def for_size(cls, width: int, height: int, *, line_width: int | None = None, font_size: int | None = None):
+    def for_size(
+        cls, width: int, height: int, *, line_width: int | None = None, font_size: int | None = None
+    ) -> "Style":
         """Style of a picture of ``width`` x ``height`` pixels; the arguments override single sizes."""
         short = min(width, height)
         font_size = font_size or max(11, round(short / 36))
@@ -175,10 +177,10 @@ def draw_boxes(
     order = visible if scores is None else sorted(visible, key=lambda i: -scores[i])  # the confident choose first
     texts = [label_text(labels[i]) if scores is None else f"{label_text(labels[i])} {scores[i]:.2f}" for i in order]
     layout = zip(order, layout_labels([frames[i] for i in order], texts, picture.size, style), strict=True)
-    labels = [(placed, frames[index], colors[index]) for index, placed in layout if placed is not None]
-    for placed, frame, color in labels:
+    plates = [(placed, frames[index], colors[index]) for index, placed in layout if placed is not None]
+    for placed, frame, color in plates:
         _draw_leader(draw, placed.rect, frame, color, style)
-    for placed, _, color in labels:
+    for placed, _, color in plates:
         placed.draw(draw, color, style)
     return canvas
 
