@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
 
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.data import datasets as dataset_classes
@@ -157,7 +157,7 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
     (dataset,) = build_datasets(cfg, is_train=True)
     batch_size = images_per_process(cfg.SOLVER.IMS_PER_BATCH, num_replicas, "SOLVER.IMS_PER_BATCH")
     _fix_number_of_iterations(cfg, len(dataset))  # type: ignore[arg-type]
-    sampler = _training_sampler(cfg, dataset, num_replicas, rank)
+    sampler = _training_sampler(cfg, dataset, num_replicas, rank, is_distributed=is_distributed or num_replicas > 1)
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = aspect_ratio_groups(dataset, cfg.DATALOADER.ON_ERROR)
         batches = GroupedBatchSampler(sampler, groups, batch_size, drop_uneven=True)
@@ -174,17 +174,19 @@ def _training_loader(cfg, is_distributed: bool, num_replicas: int | None, rank: 
     return UnpackingLoader(loader)
 
 
-def _training_sampler(cfg, dataset: Dataset, num_replicas: int, rank: int) -> Sampler[int]:
+def _training_sampler(cfg, dataset: Dataset, num_replicas: int, rank: int, *, is_distributed: bool) -> Sampler[int]:
+    """A process alone draws an order for every pass, by SOLVER.SEED; several share out the orders of the epochs."""
     if cfg.DATALOADER.DISTRIBUTE_CHUNK_AMONG_NODE:
         is_chunk = [CHUNK_MARK in name for name in dataset_names(cfg, is_train=True)]
         return DistributedSamplerChunkByNode(dataset, is_chunk, num_replicas, rank)  # type: ignore[arg-type]
-    use_random = cfg.DATALOADER.USE_RANDOM_SEED
+    if not is_distributed:
+        return RandomSampler(dataset)  # type: ignore[arg-type]
     return DistributedSampler(
         dataset,  # type: ignore[arg-type]
         num_replicas,
         rank,
         shuffle=True,
-        use_random=use_random,
+        use_random=cfg.DATALOADER.USE_RANDOM_SEED,
         draw_seed=_equal_random_seed,
     )
 
@@ -215,14 +217,14 @@ def images_per_process(batch_size: int, num_processes: int, key: str) -> int:
 
 
 def _fix_number_of_iterations(cfg, dataset_length: int) -> None:
-    """Writes SOLVER.DATASET_LENGTH, and SOLVER.MAX_ITER where SOLVER.MAX_EPOCH rules."""
-    was_frozen = cfg.is_frozen()
-    cfg.defrost()
-    cfg.SOLVER.DATASET_LENGTH = dataset_length
+    """Writes SOLVER.MAX_ITER and SOLVER.DATASET_LENGTH where SOLVER.MAX_EPOCH rules."""
     if cfg.SOLVER.MAX_EPOCH > 0:
+        was_frozen = cfg.is_frozen()
+        cfg.defrost()
+        cfg.SOLVER.DATASET_LENGTH = dataset_length
         cfg.SOLVER.MAX_ITER = cfg.SOLVER.MAX_EPOCH * dataset_length // cfg.SOLVER.IMS_PER_BATCH
-    if was_frozen:
-        cfg.freeze()
+        if was_frozen:
+            cfg.freeze()
     if cfg.SOLVER.MAX_ITER < 1:
         raise ValueError(
             f"{dataset_length} items in batches of {cfg.SOLVER.IMS_PER_BATCH} for {cfg.SOLVER.MAX_EPOCH} epochs "

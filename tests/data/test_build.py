@@ -76,6 +76,21 @@ def test_order_repeats_and_starts_in_the_middle(cfg):
     assert whole != captions(make_data_loader(cfg)), "the shuffled class names depend on the seed"
 
 
+@pytest.mark.parametrize(("options", "is_by_seed"), [({}, True), ({"is_distributed": True}, False)])
+def test_order_of_one_process_follows_the_seed_and_of_several_the_epoch(cfg, options, is_by_seed):
+    cfg.DATASETS.GENERAL_COPY = 4
+    orders = []
+    for seed in (0, 0, 5):
+        cfg.SOLVER.SEED = seed
+        orders.append(list(make_data_loader(cfg, **options).batch_sampler))
+    assert orders[0] == orders[1] and (orders[0] != orders[2]) == is_by_seed
+
+
+def test_iterations_that_are_given_leave_the_configuration_alone(cfg):
+    cfg.freeze()
+    assert len(make_data_loader(cfg)) == 7 and cfg.SOLVER.DATASET_LENGTH == -1
+
+
 def test_epochs_become_iterations(cfg):
     cfg.SOLVER.MAX_EPOCH = 4
     cfg.freeze()

@@ -122,10 +122,10 @@ def test_nothing_left_to_do(num_iterations, passes):
 
 def test_the_pass_after_the_last_iteration_may_be_empty():
     order = Order([0, 1])
-    batches = IterationBasedBatchSampler(BatchSampler(order, 2, drop_last=True), 1)
-    for batch in batches:
-        order.indices = []
-    assert batch == [0, 1] and order.epochs == [0, 1]
+    batches = iter(IterationBasedBatchSampler(BatchSampler(order, 2, drop_last=True), 1))
+    assert next(batches) == [0, 1]
+    order.indices = []
+    assert list(batches) == [] and order.epochs == [0, 1]
 
 
 @pytest.mark.parametrize(

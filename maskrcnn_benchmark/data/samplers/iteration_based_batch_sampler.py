@@ -14,8 +14,8 @@ class IterationBasedBatchSampler(Sampler[list[int]]):
 
     Before each pass the sampler below is told its epoch, for which the number of the next iteration serves. Where few
     items are shared out anew in every pass, one may leave a process without a full batch of one kind; the next order
-    follows then, with the next number. A batch beyond the last is drawn and dropped, in a pass of its own where the last
-    one ended with a pass, as in the original.
+    follows then, with the next number. As in the original, a batch beyond the last one is drawn and dropped, in another
+    pass where the last one ended a pass.
 
     Raises: ValueError, while iterating, if MAX_EMPTY_PASSES in a row yield no batch at all.
     """

@@ -81,9 +81,8 @@ def test_same_seed_same_result_whatever_ran_before(tune):
 
 
 def test_seed_of_the_solver_counts(tune):
-    """For what the toy has of chance, the order of its pictures where that is drawn."""
-    drawn = ("DATALOADER.USE_RANDOM_SEED", "True")
-    one, other = tune(*drawn, out="ten"), tune(*drawn, "SOLVER.SEED", "11", out="eleven")
+    """For what the toy has of chance, the order of its pictures."""
+    one, other = tune(out="ten"), tune("SOLVER.SEED", "11", out="eleven")
     weights = [final(folder / "ft_task_1")["model"]["layer.weight"] for folder in (one, other)]
     assert not weights[0].equal(weights[1])
 
