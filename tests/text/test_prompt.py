@@ -144,9 +144,9 @@ def test_tokenizers_whose_counts_do_not_add_up(bert_tokenizer):
 
 def test_five_thousand_classes_are_fast(bert_tokenizer):
     names = [f"striped thing number {n}" for n in range(5000)]
-    begin = time.perf_counter()
+    begin = time.process_time()  # others may use the machine as well
     prompts = build_prompts(names, bert_tokenizer)
-    assert time.perf_counter() - begin < 2.0
+    assert time.process_time() - begin < 2.0
     assert sum(len(prompt.label_to_tokens) for prompt in prompts) == 5000
 
 
