@@ -16,7 +16,7 @@ from maskrcnn_benchmark.text.spans import RememberedRanges
 
 NO_OD_LABEL = -10  # of boxes that come from captions; -1 and -100 have other meanings downstream
 PER_BOX_FIELDS = frozenset(
-    ("boxes", "labels", "tokens_positive", "area", "iscrowd", "isfinal", "positive_map", "original_od_label")
+    "boxes labels tokens_positive area iscrowd isfinal keypoints positive_map original_od_label".split()
 )
 
 
@@ -28,8 +28,9 @@ class ConvertCocoPolysToMask:
     (label -> span of the class name).
 
     Output, for the N boxes that are not crowds and have an inside: `boxes` (N, 4) xyxy, `labels`, `area`, `iscrowd`,
-    `original_od_label` (N,), `tokens_positive` (list), `image_id`, `orig_size` = `size` = (H, W); with a caption and
-    `return_tokens` also the maps of `text_maps`.
+    `original_od_label` (N,), `tokens_positive` (list), `image_id`, `orig_size` = `size` = (H, W); where all have
+    them also `isfinal` (N,) and `keypoints` (N, K, 3), x, y and visibility; with a caption and `return_tokens` also the
+    maps of `text_maps`.
 
     Args:
         return_tokens: add the token maps.
@@ -73,8 +74,11 @@ class ConvertCocoPolysToMask:
         spans = _token_spans(annotations)
         if spans is not None:
             converted["tokens_positive"] = spans
-        if "isfinal" in (annotations[0] if annotations else {}):
+        common = set.intersection(*map(set, annotations)) if annotations else set()
+        if "isfinal" in common:
             converted["isfinal"] = _column(annotations, "isfinal", torch.float32)
+        if "keypoints" in common:
+            converted["keypoints"] = _column(annotations, "keypoints", torch.float32).reshape(len(annotations), -1, 3)
         if self.return_tokens and self.tokenizer is not None:
             converted |= self.text_maps(
                 target["caption"],
