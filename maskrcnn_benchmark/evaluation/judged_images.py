@@ -69,7 +69,8 @@ class JudgedImages:
         if isinstance(self.dataset, LvisDetection):
             annotations = self.dataset.lvis.imgToAnns[record["id"]]
             judged = {annotation["category_id"] for annotation in annotations} | set(record["neg_category_ids"])
-            names = {category: self.dataset.lvis.cats[category]["name"] for category in judged}
+            known = self.dataset.lvis.cats  # a file of some classes may still name others as absent
+            names = {category: known[category]["name"] for category in judged if category in known}
             shown = [(annotation["bbox"], names[annotation["category_id"]]) for annotation in annotations]
         else:
             names = self.dataset.categories()

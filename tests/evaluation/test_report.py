@@ -65,7 +65,7 @@ def test_classes_that_nobody_looked_for_are_not_mistakes(tmp_path):
     path = write_coco_toy(tmp_path)
     content = json.loads(path.read_text())
     for record in content["images"]:
-        record |= {"neg_category_ids": [11], "not_exhaustive_category_ids": []}
+        record |= {"neg_category_ids": [11, 999], "not_exhaustive_category_ids": []}  # 999 is not in the file
     path.write_text(json.dumps(content))
     data = LvisDetection(tmp_path, path)
     predictions = [(0, found([10, 10, 39, 39, 7, 0.9], [50, 50, 60, 60, 3, 0.8], [0, 0, 9, 9, 11, 0.7]))]
