@@ -12,21 +12,26 @@ class RegistryKeyError(KeyError, ValueError):
         return str(self.args[0])  # KeyError would print the repr, quotes and escapes included
 
 
+class DuplicateNameError(ValueError, AssertionError):
+    """A name was registered twice; an AssertionError too, for code that expects the original's."""
+
+
 class Registry(dict):
     """Dictionary filled with ``register``, as a decorator or as a call.
 
-    >>> BODIES = Registry("conv body")
+    >>> BODIES = Registry(kind="conv body")
     >>> @BODIES.register("SWINT")
     ... def build_swin(cfg): ...
     >>> _ = BODIES.register("LAMBDA", lambda cfg: None)
 
     Args:
+        entries, named: what a dictionary is made of.
         kind: what the names stand for, used in error messages.
-    Raises: ValueError when a name is registered twice; RegistryKeyError when an unknown name is looked up.
+    Raises: DuplicateNameError when a name is registered twice; RegistryKeyError when an unknown name is looked up.
     """
 
-    def __init__(self, kind: str = "entry") -> None:
-        super().__init__()
+    def __init__(self, *entries: Any, kind: str = "entry", **named: Any) -> None:
+        super().__init__(*entries, **named)
         self.kind = kind
 
     def register(self, name: str, obj: Any = None) -> Callable[[Any], Any] | Any:
@@ -34,7 +39,7 @@ class Registry(dict):
         if obj is None:
             return lambda decorated: self.register(name, decorated)
         if name in self:
-            raise ValueError(f"{self.kind} {name!r} is already registered (as {self[name]!r})")
+            raise DuplicateNameError(f"{self.kind} {name!r} is already registered (as {self[name]!r})")
         self[name] = obj
         return obj
 

@@ -6,7 +6,7 @@ from maskrcnn_benchmark.utils.registry import Registry
 
 
 def test_register_as_decorator_and_as_call():
-    registry = Registry("conv body")
+    registry = Registry(kind="conv body")
 
     @registry.register("SWINT")
     def build(cfg):
@@ -20,17 +20,22 @@ def test_register_as_decorator_and_as_call():
     assert sorted(registry) == ["OTHER", "SWINT"]
 
 
+def test_entries_of_a_dictionary():
+    assert Registry({"SWINT": len}, OTHER=max) == {"SWINT": len, "OTHER": max}
+
+
 def test_duplicate_name_is_an_error():
-    registry = Registry("conv body")
+    registry = Registry(kind="conv body")
     registry.register("SWINT", len)
-    with pytest.raises(ValueError, match="conv body 'SWINT' is already registered"):
-        registry.register("SWINT", len)
+    for error in (ValueError, AssertionError):
+        with pytest.raises(error, match="conv body 'SWINT' is already registered"):
+            registry.register("SWINT", len)
     assert registry["SWINT"] is len
 
 
 @pytest.mark.parametrize("error", [KeyError, ValueError])
 def test_unknown_name_lists_the_known_ones(error):
-    registry = Registry("conv body")
+    registry = Registry(kind="conv body")
     registry.register("SWINT", len)
     registry.register("SWINT-V2", len)
     with pytest.raises(error) as raised:
