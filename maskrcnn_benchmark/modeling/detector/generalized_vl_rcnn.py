@@ -80,8 +80,10 @@ class GeneralizedVLRCNN(nn.Module):
     @classmethod
     def from_config(cls, cfg) -> "GeneralizedVLRCNN":
         fuse = cfg.MODEL.DYHEAD.FUSE_CONFIG
-        if cfg.MODEL.RPN.FORCE_BOXES:
-            raise ValueError("MODEL.RPN.FORCE_BOXES feeds a second stage, which is not implemented")
+        switches = {f"MODEL.{key}": cfg.MODEL[key] for key in ("MASK_ON", "KEYPOINT_ON")}
+        for key, is_on in {**switches, "MODEL.RPN.FORCE_BOXES": cfg.MODEL.RPN.FORCE_BOXES}.items():
+            if is_on:
+                raise ValueError(f"{key} True needs a second stage, which is not implemented; set it False")
         return cls(
             build_backbone(cfg),
             build_language_backbone(cfg),

@@ -125,6 +125,21 @@ def test_variants_detect_and_learn(text_folder, options):
     assert all(gradient.isfinite().all() for gradient in gradients)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("MODEL.RPN_ONLY", False),
+        ("MODEL.RPN.FORCE_BOXES", True),
+        ("MODEL.MASK_ON", True),
+        ("MODEL.KEYPOINT_ON", True),
+    ],
+)
+def test_a_second_stage_is_refused(text_folder, key, value):
+    """It is not left out in silence."""
+    with pytest.raises(ValueError, match=f"{key}.*second stage"):
+        build_detection_model(tiny_config(text_folder, key, value))
+
+
 def test_roberta_without_a_network(tmp_path):
     model = build(make_text_folder(tmp_path, "roberta", pad_token_id=0))
     assert type(model.language_backbone.body.model).__name__ == "RobertaModel"
