@@ -44,7 +44,7 @@ class Setting:
         arguments = shlex.split(command.format(weight=self.weight, **values)) + self.sizes
         environment = {**os.environ, "DATASET": str(self.folder), "OMP_NUM_THREADS": "1"}
         finished = subprocess.run(
-            [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300
+            [program, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=900
         )
         assert finished.returncode == exit_code, finished.stderr[-3000:]
         return finished.stdout + finished.stderr

@@ -245,7 +245,7 @@ def test_as_a_program(folder):
     """The same as a process of its own: nothing of the libraries gets onto standard error, and a bad byte is shown."""
     argv = [sys.executable, "-m", "maskrcnn_benchmark.cli.main", "predict", "--text", "dog", "--image"]
     environment = {**os.environ, "PYTHONPATH": str(Path(maskrcnn_benchmark.__file__).parents[1])}
-    result = subprocess.run([*argv, b"\xffgone.png"], capture_output=True, cwd=folder, env=environment, timeout=120)
+    result = subprocess.run([*argv, b"\xffgone.png"], capture_output=True, cwd=folder, env=environment, timeout=600)
     assert result.returncode == console.BAD_INPUT and result.stdout == b""
     assert result.stderr.count(b"\n") == 1 and b"gone.png" in result.stderr
     assert list(folder.iterdir()) == []

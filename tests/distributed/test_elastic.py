@@ -40,7 +40,7 @@ def test_killed_worker(tmp_path, bert_vocabulary):
         env=os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
     )
     assert finished.returncode == 0, finished.stderr[-3000:]
     assert "failed (exitcode: " in finished.stderr, "the launcher noticed, one of them or the other that it talked to"

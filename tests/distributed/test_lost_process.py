@@ -39,7 +39,7 @@ def test_lost_process():
         )
         for rank in range(2)
     ]
-    said, _ = (process.communicate(timeout=120)[1] for process in processes)
+    said, _ = (process.communicate(timeout=600)[1] for process in processes)
     assert [process.returncode for process in processes] == [BAD_INPUT, 7]
     assert said.startswith("glip: error: another process of the run has ended (Connection ") and said.count("\n") == 1
     assert said.endswith("its own message says why\n")

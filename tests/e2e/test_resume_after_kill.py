@@ -52,7 +52,7 @@ def test_killed_run_equals_an_undisturbed_one(tmp_path, bert_vocabulary, monkeyp
     )
     try:
         train(kind, str(whole), 0, *arguments)
-        assert process.wait(120) == -signal.SIGKILL
+        assert process.wait(600) == -signal.SIGKILL
         assert (parts / "last_checkpoint").read_text() == f"model_{RESUMED_AT:07d}.pth"
         train(kind, str(parts), 0, *arguments)
     finally:

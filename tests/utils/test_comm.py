@@ -68,7 +68,7 @@ def test_two_processes(tmp_path):
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120) for process in processes]
+    outputs = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert [out for out, _ in outputs] == ["hidden unless master 0\ndone 0\n", "done 1\n"]
 

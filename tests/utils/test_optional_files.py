@@ -31,7 +31,7 @@ setup_logger("maskrcnn_benchmark", "", 1)
 @pytest.mark.parametrize(("kind", "name"), [("log", "log.txt"), ("events", "the event file in ")])
 def test_full_disk_is_reported_once(tmp_path, kind, name):
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(tmp_path), kind], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", PROGRAM, str(tmp_path), kind], capture_output=True, text=True, timeout=600, check=True
     )
     reports = [line for line in ended.stdout.splitlines() if "cannot be written: File too large" in line]
     assert len(reports) == 1 and name in reports[0] and "WARNING" in reports[0]

@@ -53,7 +53,7 @@ def test_two_ranks_equal_one(tmp_path):
         )
         for rank in (0, 1)
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=600) for process in processes] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in (0, 1))
 
     whole = run(evaluator(use_classification=True), small_batch((3, 0)))
