@@ -246,7 +246,7 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.model)
         self.monitor.update(self.iteration, losses, is_skipped)
-        self.progress.update(losses, len(targets), data_seconds)
+        self.progress.update(self.iteration, losses, len(targets), data_seconds)
         self.guard.watch(self.iteration, losses, is_skipped, batch)
 
     def _train_batches(self) -> bool:

@@ -36,6 +36,7 @@ class Progress:
         self._data_seconds = 0.0
         self._names: tuple[str, ...] = ()
         self._window: list[Tensor] = []
+        self._iterations: list[int] = []  # of the window; those that were left out are missing
         self._is_paused = False
         self._rates: list[tuple[int, float]] = []  # images of all processes, seconds
 
@@ -63,11 +64,12 @@ class Progress:
         rates = self._rates[1:] or self._rates
         return sum(images for images, _ in rates) / sum(seconds for _, seconds in rates) if rates else math.nan
 
-    def update(self, losses: Mapping[str, Tensor], num_images: int, data_seconds: float) -> None:
+    def update(self, iteration: int, losses: Mapping[str, Tensor], num_images: int, data_seconds: float) -> None:
         """Takes in one iteration; `num_images` of this process."""
         if self._names != tuple(losses):
-            self._names, self._window = tuple(losses), []
+            self._names, self._window, self._iterations = tuple(losses), [], []
         self._window.append(torch.stack([loss.detach().float() for loss in losses.values()]))
+        self._iterations.append(iteration)
         self._images += num_images
         self._data_seconds += data_seconds
 
@@ -83,7 +85,7 @@ class Progress:
         iterations = max(iteration - self._reported_iteration, 1)
         self._rates.append((self._images * comm.get_world_size(), seconds))
         images_per_s = self._rates[-1][0] / seconds
-        for number, row in enumerate(rows, start=iteration - len(rows) + 1):
+        for number, row in zip(self._iterations, rows, strict=True):
             if isinstance(self.meters, TensorboardLogger):
                 self.meters.iteration = number
             self.meters.update(loss=sum(row.values()), **row)
@@ -111,7 +113,7 @@ class Progress:
             max_memory_mib=memory,
         )
         self._reported_iteration, self._reported_at = iteration, time.monotonic()
-        self._images, self._data_seconds, self._window = 0, 0.0, []
+        self._images, self._data_seconds, self._window, self._iterations = 0, 0.0, [], []
         return {**(rows[-1] if rows else {}), "images_per_s": images_per_s}
 
     def _read_losses(self) -> list[dict[str, float]]:
