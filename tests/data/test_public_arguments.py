@@ -29,7 +29,12 @@ ARGUMENTS = {
         "img_folder_coco img_folder_vg ann_file transforms return_masks return_tokens tokenizer disable_clip_to_image "
         "no_mask_for_gold max_query_len"
     ),
-    datasets.CocoDetectionTSV: "name yaml_file transforms return_tokens tokenizer extra_fields random_sample_negative",
+    datasets.CocoDetectionTSV: (
+        "name yaml_file transforms return_tokens tokenizer extra_fields random_sample_negative "
+        "add_detection_prompt add_detection_prompt_advanced use_od_data_aug control_probabilities disable_shuffle "
+        "prompt_engineer_version prompt_limit_negative positive_question_probability negative_question_probability "
+        "full_question_probability disable_clip_to_image separation_tokens no_mask_for_od max_num_labels max_query_len"
+    ),
     datasets.ODTSVDataset: "yaml_file extra_fields transforms is_load_label",
     datasets.LvisDetection: "img_folder ann_file transforms return_masks",
     datasets.PascalVOCDataset: "data_dir split use_difficult transforms",
@@ -43,11 +48,6 @@ ARGUMENTS = {
     transforms.Normalize: "mean std format",
 }
 KEYWORDS = {
-    datasets.CocoDetectionTSV: (
-        "add_detection_prompt add_detection_prompt_advanced use_od_data_aug control_probabilities disable_shuffle "
-        "prompt_engineer_version prompt_limit_negative positive_question_probability negative_question_probability "
-        "full_question_probability disable_clip_to_image separation_tokens no_mask_for_od max_num_labels max_query_len"
-    ),
     datasets.CaptionTSV: (
         "caption_min_box replace_clean_label further_screen caption_conf caption_nms pack_random_caption_number "
         "inference_caption sample_negative_for_grounding_data random_pack_prob no_random_pack_probability "
@@ -60,6 +60,8 @@ KEYWORDS = {
 DEFAULTS = {
     datasets.COCODataset: {"ignore_crowd": True, "max_box": -1, "few_shot": 0, "one_hot": False, "transforms": None},
     datasets.CocoGrounding: {"separation_tokens": " ", "max_query_len": 256, "random_sample_negative": -1},
+    datasets.CocoDetectionTSV: {"prompt_engineer_version": "v2", "separation_tokens": " ", "max_num_labels": -1},
+    datasets.ODTSVDataset: {"extra_fields": (), "transforms": None, "is_load_label": True},
     make_data_loader: {"is_train": True, "is_distributed": False, "start_iter": 0},
     datasets.PascalVOCDataset: {"use_difficult": False, "transforms": None},
 }

@@ -31,7 +31,7 @@ class ODTSVDataset(Dataset):
 
     Args:
         yaml_file: names the files, see tsv_rows.Descriptor; it must have a label map.
-        extra_fields: of the objects to read, from LABEL_FIELDS.
+        extra_fields: of the objects to read, from LABEL_FIELDS; the classes are always read.
         transforms: joint transforms; None leaves the PIL image.
         is_load_label: False gives empty targets, and needs no label file.
         name: of the dataset, for messages.
@@ -42,7 +42,7 @@ class ODTSVDataset(Dataset):
     def __init__(
         self,
         yaml_file: str | os.PathLike[str],
-        extra_fields: Collection[str] = LABEL_FIELDS,
+        extra_fields: Collection[str] = (),
         transforms: Transform | None = None,
         is_load_label: bool = True,
         name: str = "",
@@ -119,6 +119,9 @@ class CocoDetectionTSV(ODTSVDataset):
             max_num_labels, negative_pool: see SampledPrompt.
         disable_clip_to_image: keep the boxes without an inside.
         no_mask_for_od: keep masked language modelling away from these captions.
+        add_detection_prompt_advanced, use_od_data_aug, prompt_engineer_version, prompt_limit_negative,
+            positive_question_probability, negative_question_probability, full_question_probability: without effect, as
+            in the original, whose order of arguments this is.
         other: arguments that only other datasets of the list read.
     Raises: ValueError without the four control probabilities, unless `disable_shuffle` leaves nothing to sample.
     """
@@ -133,8 +136,15 @@ class CocoDetectionTSV(ODTSVDataset):
         extra_fields: Collection[str] = LABEL_FIELDS,
         random_sample_negative: int = -1,
         add_detection_prompt: bool = False,
+        add_detection_prompt_advanced: bool = False,
+        use_od_data_aug: bool = False,
         control_probabilities: Sequence[float] = (),
         disable_shuffle: bool = False,
+        prompt_engineer_version: str = "v2",
+        prompt_limit_negative: int = -1,
+        positive_question_probability: float = 0.6,
+        negative_question_probability: float = 0.8,
+        full_question_probability: float = 0.5,
         disable_clip_to_image: bool = False,
         separation_tokens: str = " ",
         no_mask_for_od: bool = False,
