@@ -169,6 +169,7 @@ def run_training(
     arguments = {"iteration": 0, **_load(checkpointer, cfg.MODEL.WEIGHT, options)}
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     logger.info("Parameters to train: %d; device %s", trainable, device)
+    _warn_of_frozen_stages(cfg)
     if options.measures_start and val_data_loader is not None and not arguments["iteration"]:
         arguments["start_figures"] = _measure_start(cfg, trained, val_data_loader, device)
     with contextlib.closing(_meters(cfg, options, int(arguments["iteration"]))) as meters:
@@ -188,6 +189,20 @@ def run_training(
             ema_module=ema_module,
         )
     return Trained(model, is_finished, arguments.get("start_figures"))
+
+
+def _warn_of_frozen_stages(cfg: CfgNode) -> None:
+    """The default freezes the first stage, and the configuration of GLIP-L leaves it so."""
+    number = cfg.MODEL.BACKBONE.FREEZE_CONV_BODY_AT
+    if number < 0 or cfg.MODEL.BACKBONE.FREEZE:
+        return
+    stages = f" and the first {number - 1} stages" if number > 2 else " and the first stage" if number == 2 else ""
+    logger.warning(
+        "MODEL.BACKBONE.FREEZE_CONV_BODY_AT %d: the patch embedding%s of the image encoder stay as they are; -1 trains "
+        "all of it",
+        number,
+        stages,
+    )
 
 
 def _measure_start(cfg: CfgNode, model: nn.Module, data_loader, device: torch.device) -> dict[str, float]:
