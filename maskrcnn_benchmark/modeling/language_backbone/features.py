@@ -1,6 +1,7 @@
 """What the text encoder hands to the detector."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from torch import Tensor
 
@@ -31,6 +32,13 @@ class TextFeatures:
     def keys(self) -> tuple[str, ...]:
         """The names of the fields."""
         return tuple(field.name for field in dataclasses.fields(self))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def items(self) -> Iterator[tuple[str, Tensor | None]]:
+        """Names and values of the fields."""
+        return ((name, self[name]) for name in self.keys())
 
     def replace(self, **changes) -> "TextFeatures":
         """A copy with some fields changed."""

@@ -42,6 +42,19 @@ def test_mean_of_the_last_layers_is_divided_twice(model_type, num_layers):
     assert text.mlm_labels is None and len(text) == 2
 
 
+@torch.no_grad()
+def test_features_read_like_a_dict():
+    """As code reads them that was written for the original, whose encoders return a dict."""
+    module, tokens = encoder()
+    text = module(tokens)
+    names = ["aggregate", "embedded", "masks", "hidden", "mlm_labels"]
+    assert list(text) == names and "hidden" in text and "pooled" not in text
+    assert text["hidden"] is text.hidden
+    assert all(value is text[name] for name, value in text.items()) and dict(text).keys() == set(names)
+    with pytest.raises(KeyError, match="pooled"):
+        text["pooled"]
+
+
 @pytest.mark.parametrize("model_type", ["bert", "roberta"])
 @torch.no_grad()
 def test_cutting_to_the_longest_caption(model_type):
