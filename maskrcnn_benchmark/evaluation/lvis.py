@@ -142,7 +142,7 @@ class LvisEvaluator(Evaluator):
         self._parts.append(part if self.is_fixed else best_per_image(part, self.max_per_image))
         self._size += len(self._parts[-1].scores)
         if self.is_fixed and self._size > PRUNE_AT and len(self._parts) > 1:
-            self._parts = [self._kept()]
+            self._parts = [self._limited()]
             self._size = 0  # the next pruning after as many new ones
 
     def update_results(self, results: Iterable[Mapping[str, Any]]) -> None:
@@ -163,17 +163,21 @@ class LvisEvaluator(Evaluator):
             )
         return image_id
 
-    def _kept(self) -> Columns:
-        """What has been collected within the limits, by image, then in the order it came in."""
+    def _limited(self) -> Columns:
+        """What has been collected within the limits, in the order it came in; of equal scores the first to come."""
         columns = Columns.join(self._parts)
-        columns = columns.take(np.argsort(columns.images, kind="stable"))
         if self.is_fixed:
             return best_per_class(columns, self.max_per_class)
         return best_per_image(columns, self.max_per_image)
 
+    def _kept(self) -> Columns:
+        """What has been collected within the limits, by image, then in the order it came in."""
+        columns = self._limited()
+        return columns.take(np.argsort(columns.images, kind="stable"))
+
     def gather(self) -> bool:
         """Joins what all processes collected; returns whether this process has it all and may summarize."""
-        gathered = comm.all_gather((self._kept(), self._seen))
+        gathered = comm.all_gather((self._limited(), self._seen))
         self.reset()
         for columns, seen in gathered:
             known = np.array([self._image_number[image_id] for image_id in self._seen & seen], dtype=np.int64)

@@ -179,6 +179,19 @@ def test_limits():
     assert len(fixed.results()) == 2
 
 
+@pytest.mark.parametrize("prune_at", [0, 10**9])
+def test_of_equal_scores_at_the_limit_the_first_to_come_is_kept(monkeypatch, prune_at):
+    """Whatever the number of its image, also where detections are cut while they come in."""
+    monkeypatch.setattr(lvis, "PRUNE_AT", prune_at)
+    evaluator = LvisEvaluatorFixedAP(LVIS(TOY), topk=2)
+    for number, image_id in enumerate((2, 1, 1)):
+        box, one = torch.tensor([[0.0, 0.0, 9.0 + number, 9.0]]), torch.ones(1)
+        evaluator.update([(image_id, {"boxes": box, "scores": one / 2, "labels": one.long()})])
+    evaluator.synchronize_between_processes()
+    kept = [(row["image_id"], row["bbox"][2]) for row in evaluator.evaluator.results()]
+    assert kept == [(1, 10.0), (2, 9.0)]
+
+
 def test_collected_detections_are_cut_while_they_come_in(real, monkeypatch):
     """Memory is bounded by the limit per class, whatever the number of images, and the figures stay the same."""
     ground_truth, detections = real
@@ -201,7 +214,7 @@ def test_images_of_several_processes_count_once(monkeypatch):
     for chosen in (predictions, predictions[1:]):  # the second image on both, as samplers pad
         evaluator = LvisEvaluatorFixedAP(LVIS(TOY))
         evaluator.update(chosen)
-        parts.append((evaluator.evaluator._kept(), evaluator.evaluator._seen))
+        parts.append((evaluator.evaluator._limited(), evaluator.evaluator._seen))
     monkeypatch.setattr(comm, "all_gather", lambda data: [data, parts[1]])
     evaluator = LvisEvaluatorFixedAP(LVIS(TOY))
     evaluator.update(predictions)
