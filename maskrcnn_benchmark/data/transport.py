@@ -21,9 +21,6 @@ from maskrcnn_benchmark.structures.image_list import ImageList
 
 logger = logging.getLogger(__name__)
 
-TRAINING_FIELDS = ("labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption")
-"""Fields of a target that a model reads in training; token maps come once for the whole batch."""
-
 
 class _InlinePickler(pickle.Pickler):
     """Stores tensors as numpy arrays, by value.

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from maskrcnn_benchmark.data.reproducible import describe_item
-from maskrcnn_benchmark.data.transport import TRAINING_FIELDS
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
 from maskrcnn_benchmark.engine.training.accumulation import TrainingBatch, backward_in_parts
 from maskrcnn_benchmark.engine.training.guarded_step import GuardedStep, StepMonitor
@@ -96,12 +95,16 @@ def do_train(
     return trainer.train()
 
 
-def targets_on_device(targets: Sequence[BoxList], device: torch.device) -> list[BoxList]:
-    """The targets with the fields that a model may read, on its device; one transfer for all boxes, one per field."""
+def targets_on_device(
+    targets: Sequence[BoxList], device: torch.device, fields: Sequence[str] | None = None
+) -> list[BoxList]:
+    """The targets on the device of a model; with the `fields` alone that it reads, one transfer for each will do."""
+    if fields is None:
+        return [target.to(device) for target in targets]
     counts = [len(target) for target in targets]
     boxes = torch.cat([target.bbox for target in targets]).to(device, non_blocking=True).split(counts)
     moved = [BoxList(part, target.size, target.mode) for part, target in zip(boxes, targets, strict=True)]
-    for field in TRAINING_FIELDS:
+    for field in fields:
         if not all(target.has_field(field) for target in targets):
             continue
         values = [target.get_field(field) for target in targets]
@@ -120,6 +123,7 @@ class Trainer:
 
     Args:
         model: called as model(images, targets, captions, positive_map, greenlight_map=...), returns a dict of losses.
+            Where it has an attribute `training_fields`, its targets have no other fields.
         data_loader: yields batches of BatchCollator; its length is the number of iterations of the whole run. If it has
             a `batch_sampler` with `start_iter`, that is set to the iterations done, so that a resumed run goes on with
             the data it would have seen; any other loader is started from its beginning.
@@ -229,7 +233,7 @@ class Trainer:
             return
         images = images.to(self.device, non_blocking=True)
         captions = [target.get_field("caption") for target in targets if target.has_field("caption")]
-        targets = targets_on_device(targets, self.device)
+        targets = targets_on_device(targets, self.device, getattr(unwrap_model(self.model), "training_fields", None))
         maps = self._to_device(positive_map), self._to_device(greenlight_map)
         self.step.begin()
         losses = backward_in_parts(

@@ -10,6 +10,7 @@ from toy_training import CAPTIONS, toy_loader, toy_trainer
 from maskrcnn_benchmark.engine.trainer import TrainerOptions, targets_on_device
 from maskrcnn_benchmark.engine.training.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.training.validation import Validation
+from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.solver import WeightDecaySchedule
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
@@ -194,6 +195,20 @@ def test_checkpoint_period_must_be_positive():
         TrainerOptions(checkpoint_period=0)
 
 
+@pytest.mark.parametrize(
+    ("read", "passed"),
+    [(None, {"labels", "caption", "positive_map", "greenlight_map", "dataset_index"}), (("labels",), {"labels"})],
+)
+def test_a_model_gets_the_fields_that_it_reads_and_otherwise_all(tmp_path, read, passed):
+    trainer, seen = toy_trainer(tmp_path, 1), []
+    if read is not None:
+        trainer.model.training_fields = read
+    trainer.model.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[1]))
+    captions = trainer.model.seen
+    trainer.train()
+    assert [set(target.fields()) for target in seen] == [passed] * 2 and captions[0][0] == list(CAPTIONS)
+
+
 def test_targets_on_device_keep_their_parts():
     targets = []
     for count in (2, 0, 1):
@@ -203,7 +218,10 @@ def test_targets_on_device_keep_their_parts():
         target.add_field("tokens_positive", [[(0, 1)]] * count)
         target.add_field("unread", torch.zeros(count))
         targets.append(target)
-    for target, moved in zip(targets, targets_on_device(targets, torch.device("cpu")), strict=True):
+    whole = targets_on_device(targets, torch.device("cpu"))
+    assert [target.fields() for target in whole] == [target.fields() for target in targets]
+    read = GeneralizedVLRCNN.training_fields
+    for target, moved in zip(targets, targets_on_device(targets, torch.device("cpu"), read), strict=True):
         assert torch.equal(target.bbox, moved.bbox) and moved.size == target.size
         assert torch.equal(target.get_field("labels"), moved.get_field("labels"))
         assert moved.get_field("positive_map_for_od_labels")[0] == len(target)

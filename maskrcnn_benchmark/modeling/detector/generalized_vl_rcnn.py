@@ -49,6 +49,11 @@ class GeneralizedVLRCNN(nn.Module):
         knowledge: one sentence per class instead of one caption, or None.
     """
 
+    training_fields = (
+        "labels", "original_od_label", "positive_map_for_od_labels", "tokens_positive", "caption", "label_names",
+    )  # fmt: skip
+    """Fields of a target that training reads; token maps come once for the whole batch."""
+
     def __init__(
         self,
         backbone: nn.Module,
