@@ -1,12 +1,14 @@
 """What every command shares: how it ends, how it reports a mistake, and how it writes."""
 
 import argparse
+import difflib
 import io
 import logging
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -23,6 +25,15 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise CommandError(f"{message} (see {self.prog} --help)")
+
+    def refuse_unknown_flags(self, words: Sequence[str]) -> None:
+        """Raises CommandError for the first word that is an unknown flag, with the known one that it may have meant."""
+        known = self._option_string_actions
+        for word in words:
+            name = word.split("=")[0]
+            if re.match(r"--?[A-Za-z]", word) and name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                self.error(f"unknown flag {name}" + (f"; did you mean {close[0]}?" if close else ""))
 
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[Parser]"

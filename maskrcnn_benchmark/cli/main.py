@@ -51,8 +51,14 @@ def _run(argv: list[str]) -> int:
             module.add_parser(subparsers)
         else:
             subparsers.add_parser(name, help=command.help, add_help=False)
-    args = parser.parse_args(argv)
-    assert module is not None  # argparse accepts only names of the table
+    args, more = parser.parse_known_args(argv)
+    assert chosen is not None and module is not None  # argparse accepts only names of the table
+    own_parser = subparsers.choices[chosen]
+    own_parser.refuse_unknown_flags(more)
+    if more and not hasattr(args, "opts"):
+        own_parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:  # configuration entries, KEY VALUE ..., behind flags that follow others
+        args.opts = [*args.opts, *more]
     set_up_messages()
     return module.run(args)
 

@@ -1,7 +1,10 @@
 """What the programs in tools/ share: flags may stand anywhere among configuration entries."""
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
+
+from maskrcnn_benchmark.cli.console import Parser
 
 
 def parse_tool_arguments(
@@ -9,17 +12,13 @@ def parse_tool_arguments(
 ) -> tuple[argparse.Namespace, list[str]]:
     """The flags, and the configuration entries KEY VALUE ... that stand before, among or after them.
 
-    An unknown flag ends the program as a wrong command line does.
+    Raises: CommandError for a wrong command line.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add_arguments(parser)
-    args, opts = parser.parse_known_args(argv)
-    unknown = [word for word in opts if word.startswith("--")]
-    if unknown:
-        parser.error(f"unknown flag {unknown[0]}")
-    return args, opts
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser.refuse_unknown_flags(words)
+    return parser.parse_known_args(words)
 
 
 def run_evaluation(description: str | None, argv: Sequence[str] | None = None) -> int:

@@ -47,11 +47,22 @@ def test_help_does_not_load_torch():
         (["predict", "--image", "a.png", "--text", "a", "--threshold", "nan"], "'nan'"),
         (["predict", "--image", "a.png", "--text", "a", "--batch-size", "0"], "'0'"),
         (["predict", "--image", "a.png", "--text", "a", "--sharpen"], "--sharpen"),
+        (["predict", "--image", "a.png", "--text", "a", "--treshold", "0.4"], "did you mean --threshold?"),
+        (["predict", "--image", "a.png", "--text", "person.", "traffic", "light"], "traffic light"),
+        (["train", "--config-file", "a.yaml", "MODEL.DEVICE", "cpu", "--resumee", "none"], "did you mean --resume?"),
     ],
 )
 def test_wrong_command_lines(argv, value, capsys):
     assert main(argv) == console.BAD_INPUT
     assert value in one_error_line(capsys)
+
+
+def test_flags_stand_among_configuration_entries(monkeypatch):
+    seen = []
+    monkeypatch.setattr("maskrcnn_benchmark.cli.train.run", lambda args: seen.append(args) or 0)
+    argv = ["MODEL.DEVICE", "cpu", "--config-file", "a.yaml", "SOLVER.MAX_ITER", "3", "--profile", "SOLVER.STEPS", "-1"]
+    assert main(["train", *argv]) == console.OK
+    assert seen[0].opts == ["MODEL.DEVICE", "cpu", "SOLVER.MAX_ITER", "3", "SOLVER.STEPS", "-1"] and seen[0].profile
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,11 @@ NANO = str(TOOLS.parent / "configs" / "scenes" / "glip_nano.yaml")
         ("evaluate_scenes", ["--limit", "0"], "'0'"),
         ("export_model", [], "--checkpoint"),
         ("export_model", ["--checkpoint", "gone.pth", "--config-file", NANO, "--out", "out"], "gone.pth"),
+        ("train_net", [], "--config-file"),
+        ("train_net", ["--config-fil", NANO], "unknown flag --config-fil; did you mean --config-file?"),
+        ("train_net", ["--config-file", NANO, "MODEL.DEVICE", "cpu", "--resumee=none"], "did you mean --resume?"),
+        ("finetune", ["--config-file", NANO, "--colour"], "unknown flag --colour"),
+        ("finetune", ["--config-file", NANO, "--resume", "never"], "'never'"),
     ],
 )
 def test_mistakes_are_one_line(name, argv, value, capsys, tmp_path, monkeypatch):
