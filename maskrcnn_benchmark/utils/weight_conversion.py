@@ -288,7 +288,7 @@ def _judge(report: LoadReport, num_wanted: int, num_stored: int, model_name: str
         return
     fits_partly = len(report.loaded) * 2 >= num_stored - len(report.ignored) and report.loaded
     if strict or not fits_partly:
-        hint = "; strict=False loads what fits" if fits_partly else ""
+        hint = "; strict=False (--allow-partial of tools/train_net.py) loads what fits" if fits_partly else ""
         if PROMPT_TABLE in report.unexpected:
             hint += f"; {PROMPT_TABLE} is a learnt prompt: set MODEL.DYHEAD.FUSE_CONFIG.ADD_LINEAR_LAYER True"
         raise CheckpointError(

@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="auto|none|PATH",
         help="auto: go on from the last checkpoint of OUTPUT_DIR if there is one; none: start afresh; or a checkpoint",
     )
+    parser.add_argument(
+        "--allow-partial",
+        action="store_true",
+        help="of a MODEL.WEIGHT of another architecture take what fits, if half of it does, instead of an error",
+    )
     add_max_minutes(parser)
     parser.add_argument(
         "--profile",

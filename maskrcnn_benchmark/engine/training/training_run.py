@@ -54,6 +54,7 @@ class RunOptions:
         skip_test: accepted; training does not test.
         resumes_weights_only: of a checkpoint to go on from, take the weights and start counting anew.
         measures_start: measure the weights before the first step, too, if anything is measured.
+        allows_partial: take what fits of first weights that are of another architecture.
     """
 
     resume: str = RESUME_AUTO
@@ -62,6 +63,7 @@ class RunOptions:
     skip_test: bool = False
     resumes_weights_only: bool = False
     measures_start: bool = False
+    allows_partial: bool = False
 
 
 class Loaders(NamedTuple):
@@ -114,6 +116,7 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
             deadline=deadline,
             use_tensorboard=args.use_tensorboard,
             skip_test=args.skip_test,
+            allows_partial=args.allow_partial,
         )
         train(cfg, device, options)
     return 0
@@ -242,7 +245,7 @@ def _load(checkpointer: Checkpointer, weight: str, options: RunOptions) -> dict[
         weight = try_to_find(weight)
     except FileNotFoundError:
         logger.info("MODEL.WEIGHT %s is no file in the search path: looking for a published name", weight)
-    return checkpointer.load(weight, force=True)
+    return checkpointer.load(weight, force=True, strict=not options.allows_partial)
 
 
 def _meters(cfg: CfgNode, options: RunOptions, iteration: int) -> MetricLogger:

@@ -9,7 +9,7 @@ from toy_run import MeanModel, load_tool, write_config
 
 from maskrcnn_benchmark.cli import train as cli_train
 from maskrcnn_benchmark.engine.training import training_run
-from maskrcnn_benchmark.utils.weight_files import read_checkpoint
+from maskrcnn_benchmark.utils.weight_files import CheckpointError, read_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +74,18 @@ def test_first_weights(tool, config_file, tmp_path):
     tool.main(["--config-file", str(config_file), "MODEL.WEIGHT", str(tmp_path / "start.pth"), "SOLVER.BASE_LR", "0."])
     checkpoint = final(tmp_path / "out")
     assert torch.equal(checkpoint["model"]["layer.weight"], weights["layer.weight"]) and checkpoint["iteration"] == 8
+
+
+def test_first_weights_that_fit_in_part(tool, config_file, tmp_path):
+    weights = MeanModel().state_dict()
+    del weights["layer.bias"]
+    torch.save({"model": weights}, tmp_path / "start.pth")
+    command = ["--config-file", str(config_file), "MODEL.WEIGHT", str(tmp_path / "start.pth"), "SOLVER.BASE_LR", "0."]
+    with pytest.raises(CheckpointError, match=r"1 missing, e\.g\. layer\.bias.*--allow-partial"):
+        tool.main(command)
+    tool.main([*command, "--allow-partial"])
+    assert torch.equal(final(tmp_path / "out")["model"]["layer.weight"], weights["layer.weight"])
+    assert "1 missing, e.g. layer.bias" in (tmp_path / "out" / "log.txt").read_text()
 
 
 def test_a_checkpoint_that_goes_before_the_first_weights_is_announced(tool, config_file, tmp_path):
