@@ -18,9 +18,9 @@ IMPORT_PATHS = {
     "data.build": "make_data_loader",
     "data.collate_batch": "BBoxAugCollator BatchCollator",
     "data.datasets": (
-        "Background COCODataset CaptionTSV CocoDetectionTSV CocoGrounding ConcatDataset FlickrDataset GQADataset "
-        "LvisDetection MixedDataset ModulatedDataset ODTSVDataset Object365DetectionTSV PascalVOCDataset "
-        "PhrasecutDetection PseudoData RefExpDataset VGDetectionTSV"
+        "Background COCODataset CaptionTSV CocoDetectionTSV CocoGrounding ConcatDataset ConvertCocoPolysToMask "
+        "FlickrDataset GQADataset LvisDetection MixedDataset ModulatedDataset ODTSVDataset Object365DetectionTSV "
+        "PascalVOCDataset PhrasecutDetection PseudoData RefExpDataset VGDetectionTSV"
     ),
     "data.datasets.evaluation": "evaluate",
     "data.datasets.evaluation.coco.coco_eval": "COCOResults check_expected_results",

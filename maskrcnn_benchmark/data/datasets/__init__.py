@@ -21,6 +21,7 @@ from maskrcnn_benchmark.data.datasets.od_tsv import (
     ODTSVDataset,
     VGDetectionTSV,
 )
+from maskrcnn_benchmark.data.datasets.prepare import ConvertCocoPolysToMask as ConvertCocoPolysToMask  # no dataset
 from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 
 __all__ = [
