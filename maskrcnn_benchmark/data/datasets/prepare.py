@@ -72,7 +72,7 @@ class ConvertCocoPolysToMask:
         if "caption" in target:
             converted["caption"] = target["caption"]
         spans = _token_spans(annotations)
-        if spans is not None:
+        if spans is not None and (annotations or "caption" in target):
             converted["tokens_positive"] = spans
         common = set.intersection(*map(set, annotations)) if annotations else set()
         if "isfinal" in common:

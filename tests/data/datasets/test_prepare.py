@@ -32,7 +32,9 @@ def test_what_boxes_have_goes_with_them():
 def test_a_picture_without_boxes():
     _, fields = ConvertCocoPolysToMask()(IMAGE, {"image_id": "a", "annotations": [annotation(0, iscrowd=1)]})
     assert fields["boxes"].shape == (0, 4) and fields["labels"].dtype == torch.int64 and fields["image_id"] == "a"
-    assert not {"keypoints", "isfinal", "caption", "positive_map"} & set(fields)
+    assert not {"keypoints", "isfinal", "caption", "tokens_positive", "positive_map"} & set(fields)
+    _, fields = ConvertCocoPolysToMask()(IMAGE, {"image_id": 1, "annotations": [], "caption": "nothing"})
+    assert fields["tokens_positive"] == []
 
 
 def test_corners_are_taken_as_they_are():
