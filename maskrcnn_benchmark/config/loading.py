@@ -36,10 +36,14 @@ class ConfigError(ValueError):
     """A configuration file or override that cannot be used; the text says which key, where it came from and why."""
 
 
-class UnknownKeyError(ConfigError, KeyError):
-    """A key that the configuration does not define."""
+class UnknownKeyError(ConfigError, KeyError, AssertionError):
+    """A key that the configuration does not define; yacs raises a KeyError in files, an AssertionError in overrides."""
 
     __str__ = ValueError.__str__  # KeyError would show the message quoted
+
+
+class UnpairedKeyError(ConfigError, AssertionError):
+    """An override without a value; an AssertionError, too, as that of yacs."""
 
 
 class ConfigFileError(ConfigError, FileNotFoundError):
@@ -69,7 +73,7 @@ class CfgNode(_YacsNode):
     def merge_from_list(self, cfg_list: Sequence) -> None:
         """Overrides single values: `["SOLVER.BASE_LR", 1e-4, "DATASETS.TEST", '("val",)']`."""
         if len(cfg_list) % 2:
-            raise ConfigError(
+            raise UnpairedKeyError(
                 f"overrides come as pairs KEY VALUE, but there are {len(cfg_list)} words; the last is {cfg_list[-1]!r}"
             )
         for full_key, value in zip(cfg_list[0::2], cfg_list[1::2], strict=True):

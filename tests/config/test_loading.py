@@ -93,7 +93,7 @@ def test_an_unknown_key_names_key_file_and_nearest_key(tmp_path, key, nearest):
     with pytest.raises(UnknownKeyError, match=f"unknown configuration key {key} in the command line") as raised:
         override(key, "1")
     assert str(raised.value).endswith(f"the nearest valid key is {nearest}")
-    assert isinstance(raised.value, KeyError) and isinstance(raised.value, ValueError)
+    assert all(isinstance(raised.value, kind) for kind in (KeyError, ValueError, AssertionError))
 
     nested = 1
     for part in reversed(key.split(".")):
@@ -110,8 +110,9 @@ def test_a_key_below_a_value_is_unknown():
 
 
 def test_overrides_come_in_pairs():
-    with pytest.raises(ConfigError, match="there are 3 words; the last is 'MODEL.WEIGHT'"):
-        override("MODEL.DEVICE", "cpu", "MODEL.WEIGHT")
+    for kind in (ConfigError, AssertionError):
+        with pytest.raises(kind, match="there are 3 words; the last is 'MODEL.WEIGHT'"):
+            override("MODEL.DEVICE", "cpu", "MODEL.WEIGHT")
 
 
 def test_a_missing_file_names_the_places(tmp_path, monkeypatch):
