@@ -15,8 +15,9 @@ FORMAT = "%(asctime)s %(name)s %(levelname)s: %(message)s"
 def setup_logger(
     name: str, save_dir: str | os.PathLike[str], distributed_rank: int = 0, filename: str = "log.txt"
 ) -> logging.Logger:
-    """Return the logger ``name``, set to write everything to standard output and, appending, to ``save_dir/filename``.
+    """Return the logger ``name``, set to write to standard output and, appending, to ``save_dir/filename``.
 
+    The file has everything; messages of the level DEBUG, some of which name every weight of a model, stand there alone.
     Loggers below ``name`` write there too. Ranks other than 0 get no handler, and without ``save_dir`` there is no
     file. Calling it again replaces the handlers instead of adding to them.
     """
@@ -28,6 +29,7 @@ def setup_logger(
     if distributed_rank > 0:
         return logger
     handlers: list[logging.Handler] = [LogStream(sys.stdout)]
+    handlers[0].setLevel(logging.INFO)
     if save_dir:
         Path(save_dir).mkdir(parents=True, exist_ok=True)
         handlers.append(LogFile(Path(save_dir, filename), encoding="utf-8"))
