@@ -209,7 +209,8 @@ def _fingerprint(cfg: CfgNode, options: TuningOptions) -> str:
 def _stored_result(folder: Path, key: str, options: TuningOptions) -> TuningResult | None:
     """What an earlier call of the same run left; only the first process looks."""
     path = folder / RESULT_FILE
-    if not comm.is_main_process() or options.run.resume != RESUME_AUTO or not path.is_file():
+    trains_on = options.run.resumes_weights_only and not options.skip_train  # from the last weights, counting anew
+    if not comm.is_main_process() or options.run.resume != RESUME_AUTO or trains_on or not path.is_file():
         return None
     try:
         content = _read_json(path)

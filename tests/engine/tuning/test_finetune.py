@@ -61,6 +61,19 @@ def changed(cfg, name: str) -> set[str]:
     return {key for key, value in after.items() if key not in start or not torch.equal(value, start[key])}
 
 
+def test_a_finished_run_trains_on_from_its_weights(cfg):
+    """With the optimizer and the count of a checkpoint left out, the same call begins anew where the last one ended."""
+    cfg.SOLVER.TUNING_HIGHLEVEL_OVERRIDE, cfg.SOLVER.MAX_EPOCH = "language_prompt_v2", 1
+    table = "rpn.tunable_linear.weight"
+    fine_tune(cfg, torch.device("cpu"), TuningOptions(skip_test=True))
+    first = weights(Path(cfg.OUTPUT_DIR, "model_final.pth"))[table]
+    options = TuningOptions(RunOptions(resumes_weights_only=True), skip_test=True)
+    result = fine_tune(cfg, torch.device("cpu"), options)
+    second = weights(Path(cfg.OUTPUT_DIR, "model_final.pth"))[table]
+    assert [iteration for iteration, _ in result.history] == [1]
+    assert 0 < (second - first).abs().max() <= 1.5 * first.abs().max(), "another step from there"
+
+
 def test_result_and_files(cfg, tmp_path):
     cfg.SOLVER.TUNING_HIGHLEVEL_OVERRIDE = "full"
     options = TuningOptions(RunOptions(measures_start=True), test_sets=("val", "test"))
