@@ -47,15 +47,20 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
     return coco
 
 
-def check_records(coco: COCO) -> None:
-    """Looks for what an evaluation could only stumble over at its end.
+def check_records(coco: COCO, numbering: "CategoryNumbering | None" = None) -> None:
+    """Looks for what an evaluation could only stumble over on its way or at its end.
 
-    Raises: ValueError for an image without its size, and for an annotation whose box is not four numbers.
+    Args:
+        numbering: gives the labels of the annotations, where they have some; a list without categories is no matter of
+            the records.
+    Raises: ValueError for an image without its size, and for an annotation whose box is not four numbers or whose
+        category has no label.
     """
     for image_id, record in coco.imgs.items():
         size = [record.get(side) for side in ("width", "height")]
         if not all(isinstance(side, int | float) and side > 0 for side in size):
             raise ValueError(f"image {image_id!r} has the width and height {size[0]!r} and {size[1]!r}, not a size")
+    label = numbering.label if numbering is not None and numbering.label_of else None
     for annotation in coco.anns.values():
         box = annotation.get("bbox")
         if not (isinstance(box, list | tuple) and len(box) == 4 and all(map(_is_finite, box))):
@@ -63,6 +68,8 @@ def check_records(coco: COCO) -> None:
                 f"annotation {annotation['id']!r} of image {annotation.get('image_id')!r} has the box {box!r}, not "
                 "four numbers: x, y, width, height"
             )
+        if label is not None and annotation.get("image_id") in coco.imgs and not is_crowd(annotation):
+            label(annotation)
 
 
 def _is_finite(value: Any) -> bool:

@@ -270,7 +270,8 @@ def _check_annotations(name: str, loader) -> None:
             LVIS(dataset.lvis.dataset)
             check_records(dataset.lvis)
         elif hasattr(dataset, "coco"):
-            check_records(dataset.coco)
+            is_labelled = not getattr(dataset, "class_agnostic", False)
+            check_records(dataset.coco, getattr(dataset, "numbering", None) if is_labelled else None)
     except ValueError as error:
         raise ValueError(f"test set {name}: {error}") from error
 

@@ -272,8 +272,9 @@ def test_unusable_annotations(place, capsys, change, message):
         ("annotations", {"bbox": None}, "annotation 1 of image 2 has the box None, not four numbers"),
         ("annotations", {"bbox": [1, 2, float("nan"), 4]}, "[1, 2, nan, 4], not four numbers"),
         ("annotations", {"id": None}, "a record has no 'id'"),
+        ("annotations", {"category_id": 77}, "annotation 1 of image 2 has category 77, which is not in the list of 3"),
     ],
-    ids=["no size", "no box", "not a number", "no id"],
+    ids=["no size", "no box", "not a number", "no id", "no such category"],
 )
 def test_unusable_records(place, capsys, section, change, message):
     """They are named before any picture is looked at; a value of None stands for a missing key."""
