@@ -127,6 +127,7 @@ class Trainer:
         data_loader: yields batches of BatchCollator; its length is the number of iterations of the whole run. If it has
             a `batch_sampler` with `start_iter`, that is set to the iterations done, so that a resumed run goes on with
             the data it would have seen; any other loader is started from its beginning.
+        checkpointer: its `save` is called with a name and entries; without a `save_dir`, nothing else is written.
         arguments: see do_train; updated as training goes on and stored in every checkpoint.
         meters: statistics of the progress line.
         validation: measures the model at every checkpoint; the score is stored as `eval_result`, and told to a
@@ -155,6 +156,7 @@ class Trainer:
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.checkpointer = checkpointer
+        self.folder: str = getattr(checkpointer, "save_dir", "")
         self.device = device
         self.options = options
         self.arguments = {"iteration": 0} if arguments is None else arguments
@@ -170,7 +172,7 @@ class Trainer:
         self.guard = LossGuard(
             options.max_bad_losses,
             is_overflow_normal=options.amp_dtype is torch.float16,
-            folder=Path(checkpointer.save_dir) if checkpointer.save_dir else None,
+            folder=Path(self.folder) if self.folder else None,
             describe=partial(describe_item, getattr(data_loader, "dataset", None)),
         )
         self.ema = ModelEma(model, options.ema_decay, copied=ema_module) if options.ema_decay > 0 else None
@@ -188,12 +190,12 @@ class Trainer:
         """
         if self.iteration >= self.max_iter or (self.validation is not None and self.validation.is_over):
             logger.info("Nothing to train: iteration %d of %d is done", self.iteration, self.max_iter)
-            if not Path(self.checkpointer.save_dir, REPORT_FILE).exists():  # killed after the last checkpoint
-                report_training(self.progress.images_per_s, self.validation, self.checkpointer.save_dir)
+            if not Path(self.folder, REPORT_FILE).exists():  # killed after the last checkpoint
+                report_training(self.progress.images_per_s, self.validation, self.folder)
             return True
         logger.info("Start training at iteration %d of %d", self.iteration, self.max_iter)
         started, first_iteration = time.monotonic(), self.iteration
-        forget_report(self.checkpointer.save_dir)  # a longer run may be killed before its own
+        forget_report(self.folder)  # a longer run may be killed before its own
         self.model.train()
         self.progress.restart_clock()
         with self._noting_what_ends_it(), worker_errors_in_one_line(), stop_on_sigterm() as self._stop:
@@ -209,7 +211,7 @@ class Trainer:
             seconds / max(self.iteration - first_iteration, 1),
         )
         if is_finished:
-            report_training(self.progress.images_per_s, self.validation, self.checkpointer.save_dir)
+            report_training(self.progress.images_per_s, self.validation, self.folder)
         return is_finished
 
     @contextlib.contextmanager
@@ -337,7 +339,8 @@ class Trainer:
         if self.validation is not None:
             extra["validation"] = self.validation.state_dict()
         with self.progress.paused():
-            self.checkpointer.save(name, is_resumed_from=is_resumed_from, **{**self.arguments, **extra})
+            tag = {} if is_resumed_from else {"is_resumed_from": False}
+            self.checkpointer.save(name, **tag, **{**self.arguments, **extra})
 
     def _measure_if_due(self, *, at_end: bool = False) -> bool:
         """Validates where a checkpoint is due and it was not done; returns whether training should end.

@@ -7,7 +7,8 @@ import pytest
 import torch
 from toy_training import CAPTIONS, toy_loader, toy_trainer
 
-from maskrcnn_benchmark.engine.trainer import TrainerOptions, targets_on_device
+from maskrcnn_benchmark.config import default_config
+from maskrcnn_benchmark.engine.trainer import TrainerOptions, do_train, targets_on_device
 from maskrcnn_benchmark.engine.training.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.training.validation import Validation
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
@@ -35,6 +36,21 @@ def test_learns_and_saves_the_end(tmp_path, caplog):
     line = next(record.message for record in caplog.records if "iter: 120" in record.message)
     for word in ("eta: 0:00:00", "loss: ", "loss_reg: ", "lr: ", "wd: ", "max mem: 0", "images/s: "):
         assert word in line
+
+
+def test_a_list_of_batches_and_a_checkpointer_that_only_saves(tmp_path):
+    saved = []
+
+    class Keeper:
+        def save(self, name, **entries):
+            saved.append((name, sorted(entries)))
+
+    trainer, arguments = toy_trainer(tmp_path, 3), {"iteration": 0}
+    batches = list(trainer.data_loader)
+    run = (trainer.model, batches, trainer.optimizer, trainer.scheduler, Keeper(), "cpu", 2, arguments)
+    assert do_train(default_config(), *run, None, None, False)
+    entries = ["iteration", "random_state", "scaler"]
+    assert saved == [("model_0000002", entries), ("model_final", entries)] and arguments == {"iteration": 3}
 
 
 def test_model_gets_captions_and_maps(tmp_path):
