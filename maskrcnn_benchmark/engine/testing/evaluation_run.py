@@ -160,11 +160,10 @@ def evaluate_tasks(
 ) -> dict[str, Figures]:
     """Evaluates tasks one after the other; returns figures by task, test set and name, on all processes.
 
-    Results go to log_dir/inference/TEST SET; where tasks name their sets alike, all to log_dir/inference/TASK/TEST SET.
-    Several tasks are summed up in log_dir/inference/tasks.json and tasks.csv.
+    Results go to log_dir/inference/TEST SET; where tasks have test sets of one name, or mean different data by it, all
+    go to log_dir/inference/TASK/TEST SET. Several tasks are summed up in log_dir/inference/tasks.json and tasks.csv.
     """
-    occurrences = Counter(name for task in tasks for name in set(dataset_names(task.cfg, is_train=False)))
-    shared = any(count > 1 for count in occurrences.values())
+    shared = _share_names(tasks)
     figures: dict[str, Figures] = {}
     for task in tasks:
         if task.name:
@@ -178,6 +177,20 @@ def evaluate_tasks(
     if len(tasks) > 1 and comm.is_main_process():
         _sum_up(figures, log_dir)
     return figures
+
+
+def _share_names(tasks: Sequence[Task]) -> bool:
+    """Whether a test set of a task has the name of another one, or of other data that another task registers.
+
+    The tasks of ODinW all register train, val and test, though each of them is evaluated on one of these.
+    """
+    names = [set(dataset_names(task.cfg, is_train=False)) for task in tasks]
+    registers = [task.cfg.DATASETS.REGISTER for task in tasks]
+    for name, count in Counter(name for of_task in names for name in of_task).items():
+        meanings = {str(register[name]) for register in registers if name in register}
+        if count > 1 or len(meanings) > 1:
+            return True
+    return False
 
 
 def _sum_up(figures: Mapping[str, Figures], log_dir: Path | None) -> None:

@@ -23,7 +23,7 @@ from maskrcnn_benchmark.engine import inference as inference_module
 from maskrcnn_benchmark.engine.testing import evaluation_run
 from maskrcnn_benchmark.engine.testing.evaluation_run import named_files, task_configurations
 from maskrcnn_benchmark.engine.testing.prediction_store import PATTERN, PredictionStore
-from maskrcnn_benchmark.evaluation.odinw import ODINW_13, task_files
+from maskrcnn_benchmark.evaluation.odinw import ODINW_13, find_runs, task_files
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 
 BASE = "glip_Swin_T_O365_GoldG"
@@ -78,6 +78,19 @@ def test_tasks_with_equal_names_keep_their_results_apart(place):
     assert list(summary["tasks"]) == ["few", "other", "layers"]
     assert summary["median"] == sorted(entry["AP"] for entry in summary["tasks"].values())[1]
     assert "| mean" in log and (folder(place, "few/val") / "report.html").is_file()
+
+
+def test_tasks_that_mean_other_data_by_a_name_keep_apart(place):
+    """As tasks of ODinW, some of which are evaluated on val and some on minival."""
+    one, two = (write_task(place, name, "") for name in ("pothole", "EgoHands_generic"))
+    two.write_text(
+        "DATASETS:\n  TEST: [minival]\n  REGISTER:\n"
+        "    minival: {img_dir: coco/val2017, ann_file: coco/annotations/instances_val2017.json}\n"
+        "    val: {img_dir: coco/elsewhere, ann_file: coco/annotations/instances_val2017.json}\n"
+    )
+    assert evaluate(place, "--task_config", f"{one},{two}", "TEST.SUBSET", 1, "TEST.REPORT", False) == 0
+    runs = find_runs(place.folder / "out")
+    assert {(run.task, run.folder.name) for run in runs} == {("pothole", "val"), ("EgoHands_generic", "minival")}
 
 
 def test_tasks_keep_what_was_prepared_for_the_gpu(place, monkeypatch):
