@@ -318,8 +318,8 @@ class Trainer:
         group = self.optimizer.param_groups[0]
         self.progress.report(self.iteration, group["lr"], group["weight_decay"], learning_rates(self.optimizer))
         message = self.monitor.check()
-        if message:
-            logger.error("%s", message)
+        if message:  # the guard has told losses that are not finite; gradients of float16 overflow till the scale fits
+            logger.log(logging.INFO if self.guard.is_overflow_normal else logging.ERROR, "%s", message)
 
     def _is_past_deadline(self) -> bool:
         """Asked at every iteration of a single process, and at reports of several, who follow rank 0."""

@@ -13,6 +13,7 @@ from maskrcnn_benchmark.engine.training.guarded_step import LossNotFinite
 from maskrcnn_benchmark.engine.training.validation import Validation
 from maskrcnn_benchmark.modeling.detector import GeneralizedVLRCNN
 from maskrcnn_benchmark.solver import WeightDecaySchedule
+from maskrcnn_benchmark.solver.loss_scale import LossScaler
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.weight_files import read_checkpoint
 
@@ -116,11 +117,20 @@ def test_deadline_saves_and_a_second_run_goes_on(tmp_path):
 def test_bad_loss_leaves_the_weights_alone(tmp_path, caplog, kind, amp_dtype):
     before = weights(toy_trainer(tmp_path, 1))
     trainer = toy_trainer(tmp_path, 1, bad_steps=(1,), kind=kind, amp_dtype=amp_dtype, max_bad_losses=1)
-    with caplog.at_level(logging.ERROR):
+    with caplog.at_level(logging.INFO):
         trainer.train()
     assert_equal_weights(before, weights(trainer))
     assert trainer.monitor.skipped == 1
     assert "step skipped 1 times, last at iteration 1 (loss_reg " + kind in caplog.text
+
+
+def test_a_scale_that_is_too_high_at_first_is_no_error(tmp_path, caplog):
+    trainer = toy_trainer(tmp_path, 10, amp_dtype=torch.float16)
+    trainer.step.scaler = LossScaler("cpu", init_scale=2.0**40)
+    with caplog.at_level(logging.INFO):
+        trainer.train()
+    assert trainer.monitor.skipped == 10 and "step skipped 5 times" in caplog.text
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
 
 
 def test_training_goes_on_after_a_bad_loss(tmp_path):
