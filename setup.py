@@ -48,6 +48,8 @@ def missing_requirement() -> str | None:
         return f"the sources are missing from {SOURCES}"
     if not has_compiler():
         return f"there is no C++ compiler ({compiler()})"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return "the headers of this Python are missing (on Debian and Ubuntu: install python3-dev)"
     if not find_torch():
         return "this environment has no PyTorch {}.{} or newer yet".format(*OLDEST_TORCH)
     return None

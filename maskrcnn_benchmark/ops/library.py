@@ -42,7 +42,10 @@ def _load() -> str | None:
     try:
         importlib.import_module(COMPILED_MODULE)
     except ModuleNotFoundError:
-        return "the compiled library was not built: pip install --no-build-isolation . with a C++ compiler"
+        return (
+            "the compiled library was not built: pip install --no-build-isolation . "
+            "with a C++ compiler and the headers of Python (on Debian and Ubuntu: python3-dev)"
+        )
     except ImportError as error:
         reason = f"the compiled library does not load: {error}"
         logger.warning("%s; operators run on their plain PyTorch implementations", reason)

@@ -59,6 +59,12 @@ def test_dockerfile_copies_files_that_exist():
     assert "constraints.txt" in names and all((ROOT / name).exists() for name in names)
 
 
+def test_dockerfile_brings_the_headers_of_python():
+    """They are compiled with: csrc/library.cpp at the build, the launchers of Triton's kernels at run time."""
+    assert "#include <Python.h>" in (ROOT / "csrc" / "library.cpp").read_text()
+    assert re.search(r"apt-get install .*\bpython3-dev\b", (ROOT / "docker" / "Dockerfile").read_text())
+
+
 def test_ci_runs_lint_and_tests():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
@@ -122,6 +128,23 @@ def test_what_cannot_be_built_is_an_error_where_it_was_asked_for(tmp_path, varia
     result = subprocess.run(run, cwd=tmp_path, env=os.environ | unset | variables, capture_output=True, text=True)
     assert (result.returncode != 0) is is_error, result.stdout + result.stderr
     assert message in result.stdout + result.stderr
+
+
+def test_missing_headers_of_python_are_named(tmp_path):
+    """Before anything is compiled: what the compiler says about it is long, and pip hides it."""
+    hide = "import sysconfig; found = sysconfig.get_path; "
+    hide += "sysconfig.get_path = lambda name, *more: '/nowhere' if name == 'include' else found(name, *more)"
+    run = f"import sys; sys.argv = ['setup.py', 'build_ext', '--inplace']; {hide}; "
+    run += "__file__ = 'setup.py'; exec(open('setup.py').read())"
+    for name in ("setup.py", "build_backend.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    variables = {"CXX": sys.executable, "GLIP_BUILD_OPS": "1", "WITH_CUDA": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", run], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True
+    )
+    assert result.returncode != 0
+    assert "GLIP_BUILD_OPS=1, but the headers of this Python are missing" in result.stdout + result.stderr
 
 
 @pytest.mark.slow
