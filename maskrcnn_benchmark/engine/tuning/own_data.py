@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from maskrcnn_benchmark.config import CfgNode, default_config
+from maskrcnn_benchmark.data.datasets.coco_json import has_valid_annotation, select_few_shot
 from maskrcnn_benchmark.data.own_annotations import (
     Content,
     as_validation,
@@ -139,8 +140,7 @@ def plan_own_data(own: OwnData) -> Plan:
     cfg.merge_from_file(files.config)
     use_local_text_files(cfg, files.config.parent)
     classes = [category["name"] for category in content["categories"]]
-    usable = len({annotation["image_id"] for annotation in train["annotations"]})
-    pictures = min(usable, own.shots * len(classes)) if own.shots else usable
+    pictures = len(_pictures_to_train_on(train, own))
     cfg.DATASETS.REGISTER = CfgNode(
         {
             TRAIN_SET: _entry("grounding", own.images, train_file),
@@ -205,6 +205,23 @@ def split_annotations(content: Content, seed: int) -> tuple[Content, Content]:
         for is_aside in (False, True)
     )
     return train, validation
+
+
+def _pictures_to_train_on(train: Content, own: OwnData) -> list[Any]:
+    """Ids of the pictures that the training set reads of these annotations, see `CocoGrounding`.
+
+    Raises: ValueError where there is none.
+    """
+    annotations: dict[Any, list[Any]] = defaultdict(list)
+    for annotation in train["annotations"]:
+        annotations[annotation["image_id"]].append(annotation)
+    usable = [image for image in sorted(annotations) if has_valid_annotation(annotations[image])]
+    if not usable:
+        raise ValueError(f"'{own.annotations}': no picture to train on has a box of more than one pixel")
+    if not own.shots:
+        return usable
+    shown = {image: {annotation["category_id"] for annotation in annotations[image]} for image in usable}
+    return select_few_shot(usable, shown, [one["id"] for one in train["categories"]], own.shots, own.seed)
 
 
 def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:

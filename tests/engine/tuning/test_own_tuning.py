@@ -122,6 +122,46 @@ def test_the_command_names_the_classes_as_they_are(data, model, tmp_path, classe
     assert plan.choices["prompt"] == ". ".join(classes)
 
 
+def show_both_classes(content: dict) -> None:
+    """A box of each class on every picture."""
+    content["annotations"] = [
+        {"id": 2 * image["id"] + category, "image_id": image["id"], "category_id": category,
+         "bbox": [40 * category - 30, 5, 20, 20], "area": 400, "iscrowd": 0}
+        for image in content["images"]
+        for category in (1, 2)
+    ]  # fmt: skip
+
+
+def test_few_pictures_that_show_several_classes(data, model, tmp_path):
+    """The pictures that are counted, and fill a batch, are those that are trained on."""
+    content = json.loads(data.read_text())
+    show_both_classes(content)
+    data.write_text(json.dumps(content))
+    for shots, seed in ((1, 0), (3, 0), (3, 7), (50, 0), (0, 0)):
+        plan = plan_own_data(own(data, model, tmp_path / f"{shots} {seed}", mode="full", shots=shots, seed=seed))
+        train = checked_loaders(plan.cfg).train.dataset
+        assert plan.choices["pictures"].startswith(f"{len(train)} to train on")
+        assert plan.cfg.SOLVER.IMS_PER_BATCH <= len(train) == min(shots or 6, 6)
+
+
+def test_one_picture_is_trained_on(data, model, tmp_path, capsys):
+    content = json.loads(data.read_text())
+    show_both_classes(content)
+    data.write_text(json.dumps(content))
+    assert main(command(data, model, tmp_path / "out", "--mode", "linear", "--shots", "1")) == 0
+    assert "1 to train on, 1 of each class" in capsys.readouterr().out
+
+
+def test_boxes_of_less_than_a_pixel_train_nothing(data, model, tmp_path):
+    def shrink(annotations):
+        for annotation in annotations:
+            annotation["bbox"][2:] = [0.5, 0.5]
+
+    change(data, annotations=shrink)
+    with pytest.raises(ValueError, match=r"photos\.json': no picture to train on has a box of more than one pixel"):
+        plan_own_data(own(data, model, tmp_path))
+
+
 def told(capsys) -> list[str]:
     """What the command itself says, without the log."""
     return [line for line in capsys.readouterr().out.splitlines() if line.startswith(("AP", "wrote ", "use it"))]
