@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
     """Evaluates as the arguments say; returns the exit code.
 
-    Results go to OUTPUT_DIR/eval/CHECKPOINT/inference/TEST SET, all figures together to OUTPUT_DIR/eval/summary.json.
+    Results go to OUTPUT_DIR/eval/CHECKPOINT/inference/TEST SET, all figures together, with those of earlier commands,
+    to OUTPUT_DIR/eval/summary.json.
     """
     args.model, args.weight = "", None
     cfg, _, _ = model_configuration(args, opts)
@@ -60,15 +61,16 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         setup_logger("maskrcnn_benchmark", cfg.OUTPUT_DIR, comm.get_rank())
         logger.info("Command: %s\n%s", " ".join(sys.argv), collect_env_info())
         figures: dict[str, Figures] = {}
-        if args.skip_eval:
+        if args.skip_eval or (folder / SUMMARY).is_file():
             figures = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-        else:
+        if not args.skip_eval:
             for path in find_checkpoints(cfg.OUTPUT_DIR, args.evaluate_only_best_on_test, args.eval_freq):
                 logger.info("Checkpoint %s", path)
                 task = Task("", _with_test_sets(cfg, BEST_TEST_SETS) if args.evaluate_only_best_on_test else cfg)
                 model = TaskModel(task.cfg, str(path), device, DEFAULT_PRECISION)
                 name = weight_name(str(path))
-                figures[name] = evaluate_tasks([task], model, folder / name, EvaluationOptions(weight=str(path)))[""]
+                found = evaluate_tasks([task], model, folder / name, EvaluationOptions(weight=str(path)))[""]
+                figures[name] = figures.get(name, {}) | found
                 if comm.is_main_process():
                     write_complete(folder / SUMMARY, json.dumps(figures, indent=1) + "\n")
         for name, results in figures.items():

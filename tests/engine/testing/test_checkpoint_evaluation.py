@@ -59,6 +59,16 @@ def test_best_one_on_val_and_test(place):
     assert (place.folder / "out/eval/summary.json").read_bytes() == before
 
 
+def test_figures_of_earlier_commands_stay(place):
+    summary = place.folder / "out/eval/summary.json"
+    summary.parent.mkdir()
+    summary.write_text(json.dumps({"model_0000010": {"val": {"AP": 0.5}}, "model_best": {"big": {"AP": 0.4}}}))
+    assert evaluate(place, "--evaluate_only_best_on_test") == 0
+    figures = json.loads(summary.read_text())
+    assert figures["model_0000010"] == {"val": {"AP": 0.5}} and figures["model_best"]["big"] == {"AP": 0.4}
+    assert set(figures["model_best"]) == {"big", "val", "test"}
+
+
 def test_which_checkpoints(place, capsys):
     run = place.folder / "out"
     assert [path.name for path in find_checkpoints(run, step=2)] == ["model_0000010.pth"]
