@@ -4,6 +4,7 @@
 #   make test        the tests, without those marked slow
 #   make test-all    every test
 #   make lint        ruff, formatting, mypy, duplicate blocks
+#   make setup       make .venv and install the package there, as every target does first
 #   make build       install the package again from the working tree, and build the operators of csrc/
 #   make bench       measure speed, print the rows
 #   make clean       remove what the targets made, .venv included

@@ -36,7 +36,7 @@ def test_make_targets_exist():
     named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(COMMAND_LINES) + " ".join(re.findall(r"`([^`]+)`", PROSE))))
     assert {"demo", "test"} <= named <= targets
     described = set(re.findall(r"^#   make ([a-z-]+)", makefile, re.MULTILINE))
-    assert described == targets - {"setup"}
+    assert described == targets
 
 
 def test_files_and_folders_exist():
