@@ -4,6 +4,7 @@ Every function works in a single process too, where the world has size 1 and not
 device they live on; Python objects travel through the CPU when the process group has a CPU backend.
 """
 
+import logging
 import os
 import re
 import time
@@ -19,8 +20,13 @@ from torch import Tensor, nn
 
 from maskrcnn_benchmark.utils.launchers import find_place
 from maskrcnn_benchmark.utils.rendezvous import agree_on_prefix
+from maskrcnn_benchmark.utils.thread_states import KeptThreadStates
+
+logger = logging.getLogger(__name__)
 
 GLOO_PAUSE_S = 0.2
+KEEPING_ATTEMPTS, KEEPING_SIZE = 1000, 1 << 16  # tensors that take gloo longer than it takes to ask for a callback
+KEEPING_S = 0.001  # for another thread to come to the next collective
 LOST_PROCESS = re.compile(r"(Connection (closed|reset) by peer|remote process exited)[^\n]*")  # gloo, NCCL
 TIMEOUT = timedelta(hours=2)  # a rank may be alone for long: evaluating, or writing a checkpoint
 
@@ -89,6 +95,30 @@ def init_distributed(
         timeout=TIMEOUT,
         device_id=device if uses_nccl else None,
     )
+    _keep_states_of_gloo()
+
+
+def _keep_states_of_gloo() -> None:
+    """Makes the threads of gloo safe to fork beside, see `thread_states`. They meet Python in callbacks of collectives.
+
+    A callback runs in the calling thread where its collective has ended before, so there may be several attempts.
+    """
+    threads = dist.group.WORLD._get_backend(torch.device("cpu")).options._threads
+    states = KeptThreadStates()
+
+    def keep(_: object) -> None:
+        states.keep()
+        time.sleep(KEEPING_S)
+
+    for _ in range(KEEPING_ATTEMPTS):
+        works = [dist.all_reduce(torch.zeros(KEEPING_SIZE), async_op=True) for _ in range(threads)]
+        for kept in [work.get_future().then(keep) for work in works]:
+            kept.wait()
+        missing = torch.tensor(threads - len(states.threads))
+        dist.all_reduce(missing)
+        if not missing.item():
+            return
+    logger.warning("gloo has threads that Python loses sight of: a worker of a loader may stand still when it starts")
 
 
 def _store_of_torchrun() -> tuple[dist.Store, int, int]:
