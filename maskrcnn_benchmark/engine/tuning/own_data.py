@@ -140,7 +140,7 @@ def plan_own_data(own: OwnData) -> Plan:
     cfg.merge_from_file(files.config)
     use_local_text_files(cfg, files.config.parent)
     classes = [category["name"] for category in content["categories"]]
-    pictures = len(_pictures_to_train_on(train, own))
+    pictures = _pictures_to_train_on(train, own)
     cfg.DATASETS.REGISTER = CfgNode(
         {
             TRAIN_SET: _entry("grounding", own.images, train_file),
@@ -207,8 +207,21 @@ def split_annotations(content: Content, seed: int) -> tuple[Content, Content]:
     return train, validation
 
 
-def _pictures_to_train_on(train: Content, own: OwnData) -> list[Any]:
-    """Ids of the pictures that the training set reads of these annotations, see `CocoGrounding`.
+class Pictures(NamedTuple):
+    """How many pictures are trained on.
+
+    Attributes:
+        read: those that the training set has.
+        counted: for the length of training. Of K pictures per class it is K for every class, as far as the data have so
+            many: fewer pictures that show several classes are read more often.
+    """
+
+    read: int
+    counted: int
+
+
+def _pictures_to_train_on(train: Content, own: OwnData) -> Pictures:
+    """The pictures that the training set reads of these annotations, see `CocoGrounding`.
 
     Raises: ValueError where there is none.
     """
@@ -219,9 +232,11 @@ def _pictures_to_train_on(train: Content, own: OwnData) -> list[Any]:
     if not usable:
         raise ValueError(f"'{own.annotations}': no picture to train on has a box of more than one pixel")
     if not own.shots:
-        return usable
+        return Pictures(len(usable), len(usable))
     shown = {image: {annotation["category_id"] for annotation in annotations[image]} for image in usable}
-    return select_few_shot(usable, shown, [one["id"] for one in train["categories"]], own.shots, own.seed)
+    classes = [category["id"] for category in train["categories"]]
+    chosen = select_few_shot(usable, shown, classes, own.shots, own.seed)
+    return Pictures(len(chosen), min(len(usable), own.shots * len(classes)))
 
 
 def _entry(kind: str, images: Path, annotations: Path) -> CfgNode:
@@ -239,13 +254,13 @@ class Schedule(NamedTuple):
     text_rate: float
 
 
-def _schedule(own: OwnData, pictures: int) -> Schedule:
+def _schedule(own: OwnData, pictures: Pictures) -> Schedule:
     """What is asked for, or else what suits so many pictures. Raises: ValueError for a batch that they do not fill."""
     recipe = RECIPES[own.mode]
-    batch = own.batch_size or min(2 if own.device == "cpu" else RECIPE_BATCH, pictures)
-    if batch > pictures:
-        raise ValueError(f"--batch-size {batch} is more than the {pictures} pictures to train on")
-    iterations = own.iterations or min(max(EPOCHS * pictures // batch, FEWEST), MOST)
+    batch = own.batch_size or min(2 if own.device == "cpu" else RECIPE_BATCH, pictures.read)
+    if batch > pictures.read:
+        raise ValueError(f"--batch-size {batch} is more than the {pictures.read} pictures to train on")
+    iterations = own.iterations or min(max(EPOCHS * pictures.counted // batch, FEWEST), MOST)
     factor = batch / RECIPE_BATCH if recipe.scales else 1.0
     usual = recipe.rate * factor
     rate = own.rate or usual
@@ -257,13 +272,16 @@ def _schedule(own: OwnData, pictures: int) -> Schedule:
     return Schedule(batch, iterations, max(iterations // VALIDATIONS, 1), rate, recipe.text_rate * factor)
 
 
-def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, choices: dict[str, str]) -> dict[str, Any]:
+def _settings(
+    own: OwnData, cfg: CfgNode, classes: list[str], pictures: Pictures, choices: dict[str, str]
+) -> dict[str, Any]:
     """Names and values of the configuration; adds to `choices` what a user may want to know."""
     recipe, is_gpu = RECIPES[own.mode], own.device != "cpu"
     batch, iterations, period, rate, text_rate = _schedule(own, pictures)
+    few = f", {own.shots} of each class (seed {own.seed})" if own.shots else ""
     choices |= {
         "classes": f"{len(classes)}: {shortened(', '.join(classes), LONGEST_NOTE)}",
-        "pictures": f"{pictures} to train on" + (f", {own.shots} of each class (seed {own.seed})" if own.shots else ""),
+        "pictures": f"{pictures.read} to train on{few}",
         "what is trained": f"{own.mode} ({recipe.preset})",
         "iterations": f"{iterations} with {batch} pictures, measured {-(-iterations // period)} times",
         "learning rate": f"{rate:g}" + (f", of the text encoder {text_rate:g}" if text_rate else ""),
@@ -273,7 +291,7 @@ def _settings(own: OwnData, cfg: CfgNode, classes: list[str], pictures: int, cho
     settings: dict[str, Any] = FIXED_SETTINGS | {
         "DATASETS.FEW_SHOT": own.shots, "DATASETS.SHUFFLE_SEED": own.seed,
         "MODEL.DYHEAD.NUM_CLASSES": len(classes) + 1,
-        "DATALOADER.ASPECT_RATIO_GROUPING": pictures > 200, "DATALOADER.NUM_WORKERS": 4 if is_gpu else 0,
+        "DATALOADER.ASPECT_RATIO_GROUPING": pictures.counted > 200, "DATALOADER.NUM_WORKERS": 4 if is_gpu else 0,
         "SOLVER.TUNING_HIGHLEVEL_OVERRIDE": recipe.preset, "SOLVER.IMS_PER_BATCH": batch, "SOLVER.SEED": own.seed,
         "SOLVER.BASE_LR": rate, "SOLVER.LANG_LR": text_rate, "SOLVER.WEIGHT_DECAY": recipe.decay,
         "SOLVER.MIN_LR": rate / 100, "SOLVER.WARMUP_ITERS": iterations // 10, "SOLVER.MAX_ITER": iterations,

@@ -14,7 +14,7 @@ from maskrcnn_benchmark.cli.main import main
 from maskrcnn_benchmark.config import default_config
 from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.engine.inference import plain_dataset
-from maskrcnn_benchmark.engine.tuning import own_tuning
+from maskrcnn_benchmark.engine.tuning import own_data, own_tuning
 from maskrcnn_benchmark.engine.tuning.adapter import Adapter
 from maskrcnn_benchmark.engine.tuning.finetune import TuningResult, checked_loaders
 from maskrcnn_benchmark.engine.tuning.own_data import (
@@ -142,6 +142,18 @@ def test_few_pictures_that_show_several_classes(data, model, tmp_path):
         train = checked_loaders(plan.cfg).train.dataset
         assert plan.choices["pictures"].startswith(f"{len(train)} to train on")
         assert plan.cfg.SOLVER.IMS_PER_BATCH <= len(train) == min(shots or 6, 6)
+
+
+def test_length_of_a_few_shot_training(data, model, tmp_path, monkeypatch):
+    """It follows the classes and the shots, however few pictures show them."""
+    content = json.loads(data.read_text())
+    show_both_classes(content)
+    data.write_text(json.dumps(content))
+    monkeypatch.setattr(own_data, "FEWEST", 1)
+    lengths = [
+        plan_own_data(own(data, model, tmp_path / str(shots), shots=shots)).cfg.SOLVER.MAX_ITER for shots in (1, 2, 0)
+    ]
+    assert lengths == [20 * 2 // 1, 20 * 4 // 2, 20 * 6 // 2]
 
 
 def test_one_picture_is_trained_on(data, model, tmp_path, capsys):
