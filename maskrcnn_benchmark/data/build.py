@@ -80,6 +80,16 @@ def make_dataset(description: Mapping[str, Any], options: Mapping[str, Any], tra
     return getattr(dataset_classes, factory)(transforms=transforms, tokenizer=tokenizer, **arguments)
 
 
+def find_datasets(cfg, is_train: bool) -> dict[str, dict[str, Any]]:
+    """What the catalogue says about the datasets of the phase, by name, with paths that exist.
+
+    Raises: FileNotFoundError for a file that is in no root, ValueError for a name or an entry that is wrong.
+    """
+    catalog = load_catalog(cfg.PATHS_CATALOG).DatasetCatalog
+    register_datasets(cfg, catalog, is_train)
+    return {name: catalog.get(name) for name in dataset_names(cfg, is_train)}
+
+
 def build_datasets(cfg, is_train: bool) -> list[Dataset]:
     """The datasets of the phase; for training a single one, which joins all.
 
@@ -88,8 +98,7 @@ def build_datasets(cfg, is_train: bool) -> list[Dataset]:
     names = dataset_names(cfg, is_train)
     if not names:
         raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset")
-    catalog = load_catalog(cfg.PATHS_CATALOG).DatasetCatalog
-    register_datasets(cfg, catalog, is_train)
+    descriptions = find_datasets(cfg, is_train)
     transforms = None if cfg.TEST.USE_MULTISCALE and not is_train else build_transforms(cfg, is_train)
     use_mlm = bool(cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS)
     tokenizer = build_tokenizer(cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE, mlm=use_mlm)
@@ -97,7 +106,7 @@ def build_datasets(cfg, is_train: bool) -> list[Dataset]:
     built: list[Dataset] = []
     first_label = 1
     for name in names:
-        dataset = make_dataset(catalog.get(name), options | {"first_label": first_label}, transforms, tokenizer)
+        dataset = make_dataset(descriptions[name], options | {"first_label": first_label}, transforms, tokenizer)
         if cfg.DATASETS.CLASS_CONCAT:
             first_label += _number_of_classes(name, dataset)
         if not len(dataset):  # type: ignore[arg-type]

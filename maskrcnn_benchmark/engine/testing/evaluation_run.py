@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from maskrcnn_benchmark.config import CfgNode, default_config
-from maskrcnn_benchmark.data.build import dataset_names, make_data_loader
+from maskrcnn_benchmark.data.build import dataset_names, find_datasets, make_data_loader
 from maskrcnn_benchmark.data.datasets.coco_json import check_records
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.picture_files import describe_missing, missing_pictures
@@ -163,6 +163,7 @@ def evaluate_tasks(
     Results go to log_dir/inference/TEST SET; where tasks have test sets of one name, or mean different data by it, all
     go to log_dir/inference/TASK/TEST SET. Several tasks are summed up in log_dir/inference/tasks.json and tasks.csv.
     """
+    _check_data(tasks)
     shared = _share_names(tasks)
     figures: dict[str, Figures] = {}
     for task in tasks:
@@ -177,6 +178,20 @@ def evaluate_tasks(
     if len(tasks) > 1 and comm.is_main_process():
         _sum_up(figures, log_dir)
     return figures
+
+
+def _check_data(tasks: Sequence[Task]) -> None:
+    """Raises FileNotFoundError where files of some of several tasks are missing, before the first is evaluated."""
+    missing: dict[str, FileNotFoundError] = {}
+    for task in tasks if len(tasks) > 1 else ():
+        try:
+            find_datasets(task.cfg, is_train=False)
+        except FileNotFoundError as error:
+            missing[task.name] = error
+    if missing:
+        names = f"{', '.join(list(missing)[:5])}{', ...' if len(missing) > 5 else ''}"
+        first = next(iter(missing.values()))
+        raise FileNotFoundError(f"data of {len(missing)} of {len(tasks)} tasks are missing ({names}). {first}")
 
 
 def _share_names(tasks: Sequence[Task]) -> bool:

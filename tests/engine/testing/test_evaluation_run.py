@@ -18,7 +18,6 @@ from maskrcnn_benchmark.cli.console import BAD_INPUT, report_errors
 from maskrcnn_benchmark.cli.main import main as glip
 from maskrcnn_benchmark.cli.tools import run_evaluation
 from maskrcnn_benchmark.config import default_config
-from maskrcnn_benchmark.data.picture_files import describe_missing
 from maskrcnn_benchmark.engine import inference as inference_module
 from maskrcnn_benchmark.engine.testing import evaluation_run
 from maskrcnn_benchmark.engine.testing.evaluation_run import named_files, task_configurations
@@ -83,14 +82,20 @@ def test_tasks_with_equal_names_keep_their_results_apart(place):
 def test_tasks_that_mean_other_data_by_a_name_keep_apart(place):
     """As tasks of ODinW, some of which are evaluated on val and some on minival."""
     one, two = (write_task(place, name, "") for name in ("pothole", "EgoHands_generic"))
-    two.write_text(
-        "DATASETS:\n  TEST: [minival]\n  REGISTER:\n"
-        "    minival: {img_dir: coco/val2017, ann_file: coco/annotations/instances_val2017.json}\n"
-        "    val: {img_dir: coco/elsewhere, ann_file: coco/annotations/instances_val2017.json}\n"
-    )
+    entry = "{img_dir: coco/val2017, ann_file: coco/annotations/instances_val2017.json}"
+    other = entry.replace("val2017,", "elsewhere,")
+    two.write_text(f"DATASETS: {{TEST: [minival], REGISTER: {{minival: {entry}, val: {other}}}}}\n")
     assert evaluate(place, "--task_config", f"{one},{two}", "TEST.SUBSET", 1, "TEST.REPORT", False) == 0
     runs = find_runs(place.folder / "out")
     assert {(run.task, run.folder.name) for run in runs} == {("pothole", "val"), ("EgoHands_generic", "minival")}
+
+
+def test_tasks_without_data_are_told_before_the_first_is_evaluated(place, capsys):
+    one, two = (write_task(place, name, "") for name in ("one", "two"))
+    two.write_text(two.read_text().replace("coco/val2017", "coco/elsewhere"))
+    assert evaluate(place, "--task_config", f"{one},{two}") == BAD_INPUT
+    assert "data of 1 of 2 tasks are missing (two). Cannot find coco/elsewhere" in capsys.readouterr().err
+    assert not list(place.folder.glob("out/eval/tiny/inference/*"))
 
 
 def test_tasks_keep_what_was_prepared_for_the_gpu(place, monkeypatch):
@@ -253,11 +258,6 @@ def test_missing_pictures(place, capsys):
     assert {row["image_id"] for row in found(folder(place))} == {2}
     shutil.rmtree(place.folder / "coco/val2017")
     assert evaluate(place, "--skip-missing") == BAD_INPUT
-
-
-def test_the_first_five_missing_pictures_are_named():
-    missing = {index: f"{index}.png" for index in range(7)}
-    assert describe_missing(missing, 9) == "7 of 9 pictures are missing: 0.png, 1.png, 2.png, 3.png, 4.png, ..."
 
 
 @pytest.mark.parametrize(
