@@ -198,4 +198,4 @@ def test_predict_command(base, tmp_path, monkeypatch, capsys, caplog):
     assert main([*command, "--adapter", str(path), "--text", "bird"]) == 0
     assert "belongs to the text 'cup. red dog', not to 'bird'" in caplog.text
     assert main(command) == 2
-    assert "one of --text, --caption and --adapter is needed" in capsys.readouterr().err
+    assert "one of --text, --classes, --caption and --adapter is needed" in capsys.readouterr().err
