@@ -104,9 +104,9 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
 def model_configuration(args: argparse.Namespace, opts: Sequence[str]) -> tuple[CfgNode, str | None, str]:
     """The model's configuration, its checkpoint, and the name of the folder of its results ("" for OUTPUT_DIR itself).
 
-    Raises: ValueError unless a configuration or a model is named.
+    Raises: ValueError unless a configuration, which may have weights, or a model, which has its own, is named.
     """
-    if bool(args.config_file) == bool(args.model):
+    if bool(args.config_file) == bool(args.model) or (args.model and args.weight):
         raise ValueError("name either a configuration (--config-file FILE --weight FILE) or a model (--model NAME)")
     cfg = default_config()
     if args.model:

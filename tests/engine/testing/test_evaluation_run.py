@@ -394,6 +394,8 @@ def test_task_that_the_data_do_not_serve(place, capsys):
     assert "FlickrDataset has captions and no categories: set TEST.EVAL_TASK grounding" in capsys.readouterr().err
 
 
-def test_command_needs_a_model(capsys):
-    assert glip(["eval", "OUTPUT_DIR", "out"]) == BAD_INPUT
+@pytest.mark.parametrize("flags", [(), ("--model", "glip_nano", "--weight", "mine.pth")])
+def test_command_needs_one_model(capsys, flags):
+    """With both, it was the embedded model that was measured, and the file was not looked at."""
+    assert glip(["eval", *flags, "OUTPUT_DIR", "out"]) == BAD_INPUT
     assert "--config-file FILE --weight FILE" in capsys.readouterr().err
