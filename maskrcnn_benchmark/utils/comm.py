@@ -7,6 +7,7 @@ device they live on; Python objects travel through the CPU when the process grou
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -95,7 +96,8 @@ def init_distributed(
         timeout=TIMEOUT,
         device_id=device if uses_nccl else None,
     )
-    _keep_states_of_gloo()
+    if sys.version_info < (3, 12):  # later ones make the lock anew in a forked process: python/cpython issue 112275
+        _keep_states_of_gloo()
 
 
 def _keep_states_of_gloo() -> None:

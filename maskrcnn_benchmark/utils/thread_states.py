@@ -1,10 +1,11 @@
 """Threads of libraries that stay known to Python, so that processes can be forked beside them.
 
 A thread that Python did not start gets a state while it uses the interpreter. To make one, Python takes the lock of the
-list of states before it takes the interpreter, so the main thread may fork at that moment. The new process, a worker of
-a loader say, then waits for this lock for ever, before it has run a line. That was seen with Python 3.11 and PyTorch
-2.11, below `_PyThreadState_DeleteExcept`, where gloo's threads drop the tensors of a collective that has returned. A
-thread that keeps its state takes no such lock; PyTorch does the same for the threads of its automatic differentiation.
+list of states before it takes the interpreter, so the main thread may fork at that moment. Before Python 3.12 (and late
+releases of 3.11: python/cpython issue 112275) the new process, a worker of a loader say, then waits for this lock for
+ever, before it has run a line. That was seen with Python 3.11.7 and PyTorch 2.11, below `_PyThreadState_DeleteExcept`,
+where gloo's threads drop the tensors of a collective that has returned. A thread that keeps its state takes no such
+lock; PyTorch does the same for the threads of its automatic differentiation.
 """
 
 import ctypes

@@ -1,6 +1,7 @@
 """What runs beside the main thread has a place in the interpreter from the start: loaders fork workers there."""
 
 import ctypes
+import sys
 
 import torch
 from torch import nn
@@ -28,6 +29,8 @@ def known_threads() -> int:
 @torch.no_grad()
 def count_beside_collectives(rank: int) -> list[int]:
     """Body of one process."""
+    if sys.version_info >= (3, 12):  # where it is not needed
+        comm._keep_states_of_gloo()
     counts = [known_threads()]
     model = fully_shard(nn.Linear(4, 4), mesh=init_device_mesh("cpu", (2,)))
     for number in range(10):
