@@ -67,10 +67,11 @@ def test_sigterm_saves_and_ends_well(run, tmp_path, workers):
 
 
 def test_data_worker_killed_by_the_system(run, capsys):
-    def kill_worker():
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
-
     before = set(multiprocessing.active_children())
+
+    def kill_worker():
+        os.kill((set(multiprocessing.active_children()) - before).pop().pid, signal.SIGKILL)
+
     assert run("DATALOADER.NUM_WORKERS", "2", "SOLVER.MAX_ITER", "5000", event=kill_worker) == BAD_INPUT
     os.kill(os.getpid(), signal.SIGCHLD)  # as if it had ended just now: nobody is told again
     assert set(multiprocessing.active_children()) <= before
