@@ -33,7 +33,7 @@ logger = logging.getLogger("maskrcnn_benchmark.eval_all")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of tools/eval_all.py; the configuration entries KEY VALUE ... are not among them."""
-    parser.add_argument("--config-file", default="", metavar="FILE", help="configuration of the run: its config.yml")
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="configuration of the run: its config.yml")
     add_local_rank(parser)
     parser.add_argument("--skip_eval", action="store_true", help="evaluate nothing, print the summary that is there")
     parser.add_argument(

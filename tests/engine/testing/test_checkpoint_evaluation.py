@@ -78,3 +78,10 @@ def test_which_checkpoints(place, capsys):
         path.unlink()
     assert evaluate(place) == BAD_INPUT
     assert "no checkpoints found" in capsys.readouterr().err
+
+
+def test_the_configuration_is_asked_for_by_its_flag(capsys):
+    """Not with the flags of other commands, --weight and --model, which this one lacks."""
+    assert report_errors(lambda: run_checkpoint_evaluation(None, ["OUTPUT_DIR", "out"])) == BAD_INPUT
+    error = capsys.readouterr().err
+    assert "--config-file" in error and "--model" not in error
