@@ -105,7 +105,8 @@ def _keep_states_of_gloo() -> None:
 
     A callback runs in the calling thread where its collective has ended before, so there may be several attempts.
     """
-    threads = dist.group.WORLD._get_backend(torch.device("cpu")).options._threads
+    world: Any = dist.group.WORLD
+    threads: int = world._get_backend(torch.device("cpu")).options._threads
     states = KeptThreadStates()
 
     def keep(_: object) -> None:
