@@ -14,6 +14,7 @@ from maskrcnn_benchmark.data.annotated_boxes import annotated_boxes
 from maskrcnn_benchmark.data.grounding.od_to_grounding import SampledPrompt
 from maskrcnn_benchmark.data.reproducible import sample_seed
 from maskrcnn_benchmark.data.worker_errors import worker_errors_in_one_line
+from maskrcnn_benchmark.data.worker_process import leave_with_parent
 from maskrcnn_benchmark.text.spans import token_range
 from maskrcnn_benchmark.utils.logger import only_errors
 from maskrcnn_benchmark.utils.random_state import seeded
@@ -265,3 +266,4 @@ def _as_it_is(item: Any) -> Any:
 
 def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
+    leave_with_parent()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from multiprocessing.util import Finalize
 
 import torch
 
@@ -16,4 +17,14 @@ def start_worker(worker: int) -> None:
     """
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
+    leave_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: signal.setitimer(signal.ITIMER_REAL, GRACE_S))  # SIGALRM ends the process
+
+
+def leave_with_parent() -> None:
+    """Lets a worker end that has lost its parent, to SIGKILL say, without handing over what it has loaded.
+
+    It would wait for ever otherwise, and keep its memory: nobody reads the pipe that it writes to.
+    """
+    parent = os.getppid()
+    Finalize(None, lambda: os.getppid() == parent or os._exit(1), exitpriority=0)  # before those that write and wait
