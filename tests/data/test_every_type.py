@@ -1,6 +1,8 @@
 """Every type of the catalogue, from files to a batch; those with captions to a step of training."""
 
 import json
+import multiprocessing
+import pickle
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from tsv_files import write_tsv_dataset
 from maskrcnn_benchmark.config import CfgNode
 from maskrcnn_benchmark.config.paths_catalog import TYPES
 from maskrcnn_benchmark.data.build import make_data_loader
+from maskrcnn_benchmark.data.reproducible import SampleKey
+from maskrcnn_benchmark.data.transport import unpack_batch
 from maskrcnn_benchmark.data.tsv_conversion import coco_to_tsv
 from maskrcnn_benchmark.modeling.detector import build_detection_model
 
@@ -119,3 +123,30 @@ def test_lvis_is_evaluated_by_its_own_category_numbers(cfg, tmp_path):
     (loader,) = make_data_loader(cfg, is_train=False)
     labels = [target["labels"].tolist() for _, targets, *_ in loader for target in targets]
     assert labels == [[7], [3], []]
+
+
+@pytest.mark.parametrize("kind", CAPTIONED | CLOSED)
+def test_a_loader_can_be_sent_to_a_spawned_worker(kind, cfg, tmp_path):
+    cfg.DATASETS.REGISTER.toy = CfgNode({"type": kind, **(CAPTIONED | CLOSED)[kind](tmp_path)})
+    loader = make_data_loader(cfg).loader
+    dataset, collate, start = pickle.loads(pickle.dumps((loader.dataset, loader.collate_fn, loader.worker_init_fn)))
+    assert start is loader.worker_init_fn
+    (images, targets, *_), (sent_images, sent_targets, *_) = (
+        unpack_batch(call([data[SampleKey(index, seed=3)] for index in (0, 1)]))
+        for data, call in ((loader.dataset, loader.collate_fn), (dataset, collate))
+    )
+    assert torch.equal(images.tensors, sent_images.tensors)
+    for target, sent in zip(targets, sent_targets, strict=True):
+        assert torch.equal(target.bbox, sent.bbox) and target.fields() == sent.fields()
+        assert not target.has_field("caption") or target.get_field("caption") == sent.get_field("caption")
+
+
+def test_batches_of_spawned_workers(cfg, tmp_path, monkeypatch):
+    """As on systems that do not fork, and in processes that were spawned themselves."""
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", None)  # what is set is put back
+    cfg.DATASETS.REGISTER.toy = CfgNode({"type": "grounding", **boxes_in_json(tmp_path)})
+    (here,) = list(make_data_loader(cfg))
+    cfg.DATALOADER.NUM_WORKERS = 1
+    multiprocessing.set_start_method("spawn")
+    (there,) = list(make_data_loader(cfg))
+    assert torch.equal(here[0].tensors, there[0].tensors) and torch.equal(here[3], there[3])

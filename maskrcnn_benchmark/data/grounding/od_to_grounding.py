@@ -60,6 +60,10 @@ class Randomness(NamedTuple):
     python: PythonRandom = random
     numpy: NumpyRandom = np.random
 
+    def __reduce__(self) -> str | tuple:
+        """Loader workers that are spawned take their own process's generators: modules cannot be sent there."""
+        return "GLOBAL_RANDOMNESS" if self is GLOBAL_RANDOMNESS else (Randomness, tuple(self))
+
 
 GLOBAL_RANDOMNESS = Randomness()
 """The generators of the process, which `random.seed` and `numpy.random.seed` set."""
