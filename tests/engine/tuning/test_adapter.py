@@ -16,6 +16,7 @@ from maskrcnn_benchmark.engine.detector_api import Detector
 from maskrcnn_benchmark.engine.tuning.adapter import PROMPT_TABLE, Adapter, fingerprint, make_adapter
 from maskrcnn_benchmark.engine.tuning.tuning_modes import tuning_highlevel_override
 from maskrcnn_benchmark.modeling.detector import build_detection_model
+from maskrcnn_benchmark.scenes import generate_scene
 from maskrcnn_benchmark.text.prompt import build_prompts
 from maskrcnn_benchmark.utils.weight_files import CheckpointError, save_weights
 
@@ -62,7 +63,7 @@ def base(tmp_path_factory):
 def boxes(detector, prompt=NAMES):
     (found,) = detector.predict([PICTURE], [prompt], threshold=0.0)
     assert len(found) > 0
-    return found.boxes, found.scores
+    return found.boxes.cpu(), found.scores.cpu()
 
 
 def same(one, other) -> bool:
@@ -179,6 +180,31 @@ def test_prepared_weights_are_forgotten(base):
     detector.model.acceleration.forget = lambda: calls.append("forgotten")
     detector.load_adapter(base.adapter(base.detector("linear_prob", seed=1), "linear_prob"))
     assert calls
+
+
+def found_in_scene(detector, adapter):
+    """Boxes and scores of what is found in a drawn picture, the best first."""
+    picture, scene = generate_scene(3, "val", 0)
+    (found,) = detector.load_adapter(adapter).predict(picture, sorted({thing.kind for thing in scene.objects}))
+    assert len(found) > 2
+    return found.boxes.cpu(), found.scores.cpu()
+
+
+@pytest.mark.gpu
+def test_accelerated_detectors_take_adapters_on_and_off():
+    """They prepare weights, and record graphs at the second picture; the plain modules tell what is right."""
+    plain, accelerated = (Detector.from_pretrained("glip_nano", device, precision="fp32") for device in ("cpu", "cuda"))
+    weights = {
+        PROMPT_TABLE: 0.02 * torch.randn(256, 128, generator=torch.Generator().manual_seed(0)),
+        "rpn.head.bbox_pred.bias": plain.model.rpn.head.bbox_pred.bias.detach() + 0.1,
+    }
+    adapter = Adapter(weights, "glip_nano", fingerprint(plain.model, weights))
+    without, with_it = found_in_scene(plain, None), found_in_scene(plain, adapter)
+    assert without[0].shape != with_it[0].shape or (without[0] - with_it[0]).abs().max() > 1
+    for given, wanted in [(None, without)] * 3 + [(adapter, with_it)] * 3 + [(None, without)]:
+        boxes, scores = found_in_scene(accelerated, given)
+        torch.testing.assert_close(boxes, wanted[0], atol=0.05, rtol=0)
+        torch.testing.assert_close(scores, wanted[1], atol=1e-3, rtol=0)
 
 
 def test_predict_command(base, tmp_path, monkeypatch, capsys, caplog):
