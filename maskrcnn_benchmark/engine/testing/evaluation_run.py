@@ -25,7 +25,7 @@ from maskrcnn_benchmark.engine.inference import inference, plain_dataset
 from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.engine.testing.dataset_figures import figures_of
-from maskrcnn_benchmark.engine.testing.task_model import TaskModel, find_weight, weight_name
+from maskrcnn_benchmark.engine.testing.task_model import TaskModel, find_weight, last_checkpoint, weight_name
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.evaluation.average_precision import mean_of_valid
 from maskrcnn_benchmark.evaluation.expected_results import read_expected_results
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
             resume=args.resume,
             skip_missing=args.skip_missing,
             precision=args.precision,
-            weight=weight or cfg.MODEL.WEIGHT,
+            weight=weight or last_checkpoint(cfg) or cfg.MODEL.WEIGHT,
             save_vis=args.save_vis,
             has_fixed_weights=True,
         )

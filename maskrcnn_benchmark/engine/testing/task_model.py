@@ -49,17 +49,18 @@ class TaskModel:
         return self.model
 
     def _build(self, cfg: CfgNode) -> torch.nn.Module:
-        if (
-            self.weight
-            or cfg.MODEL.WEIGHT
-            and not DetectronCheckpointer(cfg, None, save_dir=cfg.OUTPUT_DIR).has_checkpoint()
-        ):
+        if self.weight or cfg.MODEL.WEIGHT and not last_checkpoint(cfg):
             model = load_model(cfg, find_weight(self.weight or cfg.MODEL.WEIGHT), self.device)
         else:
             model = build_detection_model(cfg)
             DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHT, skip_optimizer=True)
             model = model.to(self.device).eval()
         return model.use_precision(self.precision) if isinstance(model, GeneralizedVLRCNN) else model
+
+
+def last_checkpoint(cfg: CfgNode) -> str:
+    """The newest checkpoint of OUTPUT_DIR, which goes before MODEL.WEIGHT; "" if there is none."""
+    return DetectronCheckpointer(cfg, None, save_dir=cfg.OUTPUT_DIR).get_checkpoint_file()
 
 
 def find_weight(weight: str) -> str:
