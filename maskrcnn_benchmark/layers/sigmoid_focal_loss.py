@@ -25,13 +25,19 @@ class SigmoidFocalLoss(nn.Module):
 class TokenSigmoidFocalLoss(nn.Module):
     """Summed focal loss with a target per token; constructed from (alpha, gamma)."""
 
+    VERSION = "binary"  # the only form that any configuration of the original calls
+
     def __init__(self, alpha: float, gamma: float):
         super().__init__()
         self.alpha, self.gamma = alpha, gamma
 
-    def forward(self, logits: Tensor, targets: Tensor, text_masks: Tensor | None = None) -> Tensor:
-        """logits and targets (B, N, T), text_masks (B, T) -> scalar."""
+    def forward(
+        self, logits: Tensor, targets: Tensor, text_masks: Tensor | None = None, version: str = VERSION
+    ) -> Tensor:
+        """logits and targets (B, N, T), text_masks (B, T) -> scalar. Raises: ValueError for another version."""
+        if version != self.VERSION:
+            raise ValueError(f"version={version!r} of the token focal loss is not implemented; use {self.VERSION!r}")
         return token_sigmoid_focal_loss(logits, targets, text_masks, self.alpha, self.gamma)
 
     def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, gamma={self.gamma}"
+        return f"gamma={self.gamma}, alpha={self.alpha}"

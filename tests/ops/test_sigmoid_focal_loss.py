@@ -102,3 +102,14 @@ def test_wrong_shapes_are_named():
         token_sigmoid_focal_loss(torch.zeros(1, 2, 3), torch.zeros(1, 2, 4), None, 0.25, 2.0)
     with pytest.raises(ValueError, match=r"text_mask must have the shape \(1, 3\).*got \(1, 4\)"):
         token_sigmoid_focal_loss(torch.zeros(1, 2, 3), torch.zeros(1, 2, 3), torch.ones(1, 4), 0.25, 2.0)
+
+
+def test_token_loss_is_called_by_the_name_of_its_version():
+    """As notes on the original quote the call, and as they print the module."""
+    logits, targets, mask = torch.randn(1, 4, 6), torch.rand(1, 4, 6).round(), torch.ones(1, 6)
+    criterion = TokenSigmoidFocalLoss(0.25, 2.0)
+    named = criterion(logits, targets, text_masks=mask, version="binary")
+    assert torch.equal(named, criterion(logits, targets, mask))
+    assert repr(criterion) == "TokenSigmoidFocalLoss(gamma=2.0, alpha=0.25)"
+    with pytest.raises(ValueError, match="version='softmax'"):
+        criterion(logits, targets, version="softmax")
