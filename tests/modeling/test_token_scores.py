@@ -116,3 +116,12 @@ def test_historical_functions_put_labels_into_columns_and_grow_where_they_must()
     wide = convert_grounding_to_od_logits_v2(scores, 3000, POSITIVE_MAP, "MEAN")
     assert wide.shape == (1, 5, 3000)
     torch.testing.assert_close(wide[..., [2, 4, 90]], expected)
+
+
+def test_historical_functions_return_the_first_tokens_for_one_hot():
+    scores = torch.rand(2, 5, 9)
+    found = convert_grounding_to_od_logits(scores, torch.zeros(2, 5, 80), {7: [4], 8: [5], 9: []}, "ONEHOT")
+    torch.testing.assert_close(found, scores[..., :3], rtol=0, atol=0)
+    found = convert_grounding_to_od_logits_v2(scores, 3000, {7: [4]}, "ONEHOT", disable_minus_one=False)
+    torch.testing.assert_close(found, scores[..., :1], rtol=0, atol=0)
+    assert convert_grounding_to_od_logits(scores, torch.zeros(2, 5, 80), None, "ONEHOT").shape == (2, 5, 80)

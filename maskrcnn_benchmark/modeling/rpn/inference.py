@@ -164,7 +164,7 @@ def convert_grounding_to_od_logits(
 ) -> Tensor:
     """Token probabilities (B, N, T) -> class scores (B, N, C) with the C of box_cls (B, N, C), label j in column j - 1.
 
-    C grows where the map has a larger label.
+    C grows where the map has a larger label; with "ONEHOT" it is the number of labels.
     """
     return convert_grounding_to_od_logits_v2(logits, box_cls.shape[2], positive_map, score_agg, disable_minus_one=False)
 
@@ -179,8 +179,10 @@ def convert_grounding_to_od_logits_v2(
     """Token probabilities (B, N, T) -> class scores (B, N, C), 0 for labels that the map lacks.
 
     C is `num_class`, or larger where the map needs it. Label j stands in column j - 1, with `disable_minus_one` in
-    column j.
+    column j. "ONEHOT" returns the columns of the first tokens, as many as the map has labels, and no others.
     """
+    if score_agg == "ONEHOT" and positive_map is not None:
+        return logits[:, :, : len(positive_map)].float()
     token_map = build_token_map(positive_map, logits.shape[-1], aggregation=score_agg, device=logits.device)
     scores = aggregate_token_scores(logits, token_map, score_agg)
     columns = token_map.labels[0] - (0 if disable_minus_one else 1)
