@@ -135,12 +135,12 @@ def create_positive_dict(
 ) -> tuple[dict[int, int], dict[int, list[int]]]:
     """{token position: label} and {label: token positions} for one character span per label.
 
-    A label whose span covers no token is in neither.
+    A label whose span covers no token is in neither; one that comes again gets the positions of all its spans.
     """
     label_to_token: dict[int, list[int]] = {}
     for label, span in zip(labels, tokens_positive, strict=True):
         positions = token_positions(tokenized, [span])
         if positions:
-            label_to_token[label] = positions
+            label_to_token.setdefault(label, []).extend(positions)
     token_to_label = {position: label for label, positions in label_to_token.items() for position in positions}
     return token_to_label, label_to_token

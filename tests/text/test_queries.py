@@ -91,3 +91,9 @@ def test_positive_dict(bert_tokenizer):
     tokens, labels = queries.create_positive_dict(encoding, [(0, 3), (5, 18), (20, 21)], [7, 9, 11])
     assert tokens == {1: 7, 3: 9, 4: 9}
     assert labels == {7: [1], 9: [3, 4]}
+
+
+def test_positive_dict_of_a_label_with_several_spans(bert_tokenizer):
+    encoding = bert_tokenizer("cat. traffic light.")
+    tokens, labels = queries.create_positive_dict(encoding, [(0, 3), (5, 18)], [7, 7])
+    assert tokens == {1: 7, 3: 7, 4: 7} and labels == {7: [1, 3, 4]}
