@@ -5,7 +5,6 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.caption_packing import ForeignCaptions
@@ -166,7 +165,7 @@ class ModulatedDataset(GroundingJson):
             encoding = self.tokenizer(record["caption"], return_tensors="pt")
             positive_map = create_positive_map(encoding, spans, max_tokens=self.max_query_len)
             target.add_field("positive_map_eval", positive_map, per_box=False)
-            target.add_field("nb_eval", torch.tensor(len(spans)), per_box=False)
+            target.add_field("nb_eval", len(spans), per_box=False)
 
 
 class FlickrDataset(ModulatedDataset):
