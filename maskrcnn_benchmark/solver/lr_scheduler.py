@@ -45,7 +45,7 @@ class WarmupMultiStepLR(LRScheduler):
     def __init__(
         self,
         optimizer: Optimizer,
-        milestones: Sequence[int],
+        milestones: Sequence[float],
         gamma: float = 0.1,
         warmup_factor: float = 1.0 / 3,
         warmup_iters: int = 500,
@@ -156,9 +156,9 @@ class WarmupReduceLROnPlateau(ReduceLROnPlateau):
         self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
 
 
-def milestones_in_iterations(steps: Sequence[float], max_iter: int) -> list[int]:
-    """Steps below 1 are fractions of the training, rounded to an iteration; others are iterations."""
-    return [round(step * max_iter) if step < 1 else round(step) for step in steps]
+def milestones_in_iterations(steps: Sequence[float], max_iter: int) -> list[float]:
+    """Steps below 1 are fractions of the training, rounded to an iteration; others are iterations as they are."""
+    return [round(step * max_iter) if step < 1 else step for step in steps]
 
 
 def make_lr_scheduler(cfg: CfgNode, optimizer: Optimizer) -> LRScheduler:

@@ -24,7 +24,7 @@ class WeightDecaySchedule:
         steps: that the learning rate's schedule has done where training starts.
     """
 
-    def __init__(self, optimizer: Optimizer, milestones: Sequence[int], ratio: float, gamma: float, steps: int = 0):
+    def __init__(self, optimizer: Optimizer, milestones: Sequence[float], ratio: float, gamma: float, steps: int = 0):
         self.optimizer, self.gamma = optimizer, gamma
         self.drops = [milestone * ratio for milestone in milestones]
         self.next_drop = bisect_right(self.drops, steps)
