@@ -135,11 +135,11 @@ class AnchorGenerator(nn.Module):
         """Anchors of every image and level as box lists of the unpadded image, with the field `visibility`.
 
         Args:
-            image_list: the batch; a plain tensor (B, C, H, W) counts as pictures without padding.
+            image_list: the batch; a plain tensor (B, C, H, W), or (C, H, W), counts as pictures without padding.
             feature_maps: per level (B, C, H_l, W_l).
         """
         if isinstance(image_list, Tensor):
-            image_sizes = [tuple(image_list.shape[-2:])] * len(image_list)
+            image_sizes = [tuple(image_list.shape[-2:])] * (len(image_list) if image_list.dim() == 4 else 1)
         else:
             image_sizes = image_list.image_sizes
         sizes = [(feature.shape[-2], feature.shape[-1]) for feature in feature_maps]

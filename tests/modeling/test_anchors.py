@@ -112,6 +112,12 @@ def test_sizes_of_an_octave():
     assert make_anchor_generator(config).num_anchors_per_location() == [2]
 
 
+def test_a_picture_without_a_batch_has_one_list_of_anchors():
+    generator = AnchorGenerator([(8,)], (1.0,), (8,))
+    ((level,),) = generator(torch.zeros(3, 16, 24), [torch.zeros(1, 4, 2, 3)])
+    assert len(level) == 6 and level.size == (24, 16)
+
+
 def test_wrong_numbers_of_levels_are_named():
     with pytest.raises(ValueError, match="1 levels.*2 strides"):
         AnchorGenerator([(8,)], (1.0,), (8, 16))
