@@ -18,6 +18,7 @@ from maskrcnn_benchmark.engine.testing.evaluation_run import (
     model_configuration,
 )
 from maskrcnn_benchmark.engine.testing.task_model import TaskModel, weight_name
+from maskrcnn_benchmark.engine.training.loss_guard import BAD_BATCH
 from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.collect_env import collect_env_info
 from maskrcnn_benchmark.utils.complete_files import write_complete
@@ -88,7 +89,7 @@ def find_checkpoints(folder: str | Path, only_best: bool = False, step: int = 1)
     if step < 1:
         raise ValueError(f"--eval_freq {step}: give a positive number")
     pattern = f"*{BEST}" if only_best else "*.pth"
-    paths = sorted(Path(folder).glob(pattern))
+    paths = sorted(path for path in Path(folder).glob(pattern) if not path.name.startswith(BAD_BATCH))
     if not paths:
         raise FileNotFoundError(f"no checkpoints found: {folder} has no {pattern}")
     return paths[::step]

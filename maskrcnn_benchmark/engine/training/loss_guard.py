@@ -13,6 +13,9 @@ from maskrcnn_benchmark.utils import comm
 from maskrcnn_benchmark.utils.complete_files import atomic_path
 from maskrcnn_benchmark.utils.weight_files import write_pickled
 
+BAD_BATCH = "bad_batch_"
+"""What the names of saved batches begin with, which lie beside the checkpoints."""
+
 logger = logging.getLogger("maskrcnn_benchmark.trainer")
 
 
@@ -98,7 +101,7 @@ class LossGuard:
         )
         if self.folder is None:
             return message
-        path = self.folder / f"bad_batch_{outcome.iteration:07d}_rank{comm.get_rank()}.pth"
+        path = self.folder / f"{BAD_BATCH}{outcome.iteration:07d}_rank{comm.get_rank()}.pth"
         try:
             with atomic_path(path) as temporary:
                 write_pickled(_content(outcome, indices), temporary)

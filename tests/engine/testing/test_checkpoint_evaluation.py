@@ -74,6 +74,8 @@ def test_which_checkpoints(place, capsys):
     assert [path.name for path in find_checkpoints(run, step=2)] == ["model_0000010.pth"]
     with pytest.raises(ValueError, match="--eval_freq 0"):
         find_checkpoints(run, step=0)
+    (run / "bad_batch_0000007_rank0.pth").touch()  # of a loss that was not finite
+    assert [path.name for path in find_checkpoints(run)] == ["model_0000010.pth", "model_best.pth"]
     for path in run.glob("*.pth"):
         path.unlink()
     assert evaluate(place) == BAD_INPUT
