@@ -232,7 +232,10 @@ def save_weights(
     }
     with atomic_path(path) as temporary:
         if path.suffix == ".safetensors":
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as of any new file; safetensors makes its own for the owner alone
             save_safetensors(state, temporary, metadata={"format": "pt", **(metadata or {})})
+            temporary.chmod(mode)
         else:
             write_pickled({"model": state}, temporary)
     return path

@@ -36,6 +36,13 @@ def test_write_and_read(tmp_path, state, suffix):
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_others_may_read_what_was_written_as_any_new_file(tmp_path, state, suffix):
+    (tmp_path / "new").touch()
+    path = save_weights(state, tmp_path / f"weights{suffix}")
+    assert path.stat().st_mode == (tmp_path / "new").stat().st_mode
+
+
 def test_half_precision_touches_only_floats(tmp_path, state):
     loaded = read_checkpoint(save_weights(state, tmp_path / "w.safetensors", dtype=torch.float16))
     assert loaded["layer.weight"].dtype == torch.float16
