@@ -73,7 +73,7 @@ def test_constant_warm_up_and_milestone_inside_it():
 
 @pytest.mark.parametrize(
     ("steps", "length", "milestones"),
-    [((0.67, 0.89), 100, [67, 89]), ((0.5, 0.25), 10, [5, 2]), ((0.25,), 6, [2]), ((30000, 30002.5), 40000, [30000, 30002.5])],
+    [((0.67, 0.89), 100, [67, 89]), ((0.5, 0.25), 10, [5, 2]), ((0.25,), 6, [2]), ((300, 302.5), 400, [300, 302.5])],
 )
 def test_fractions_round_half_to_even_and_iterations_stay_as_they_are(steps, length, milestones):
     assert milestones_in_iterations(steps, length) == milestones
