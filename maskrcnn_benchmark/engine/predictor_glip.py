@@ -5,7 +5,8 @@ and return values for notebooks and projects that build on them.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -114,11 +115,13 @@ class GLIPDemo:
             self.cfg.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE, mlm=self.cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS
         )
 
-    def build_transform(self) -> Compose:
-        """Pillow picture with BGR channels -> normalised tensor (3, H, W)."""
+    def build_transform(self) -> Callable[[np.ndarray], Tensor]:
+        """What makes a normalised tensor (3, H', W') of a picture (H, W, 3) uint8 BGR."""
         layout = "255" if self.cfg.INPUT.TO_BGR255 else "bgr"  # the channels already are BGR: "bgr" makes them RGB
         steps = [ToTensor(), Normalize(self.cfg.INPUT.PIXEL_MEAN, self.cfg.INPUT.PIXEL_STD, format=layout)]
-        return Compose([Resize(self.min_image_size, None), *steps] if self.min_image_size else steps)
+        return partial(
+            _transformed, Compose([Resize(self.min_image_size, None), *steps] if self.min_image_size else steps)
+        )
 
     # Prediction
 
@@ -169,8 +172,7 @@ class GLIPDemo:
         height, width = _checked(original_image).shape[:2]
         self.caption = self._read_text(original_caption, custom_entity)
         positive_map = self._positive_map()
-        tensor, _ = self.transforms(Image.fromarray(original_image), None)
-        images = to_image_list(tensor, self.cfg.DATALOADER.SIZE_DIVISIBILITY).to(self.device)
+        images = to_image_list(self.transforms(original_image), self.cfg.DATALOADER.SIZE_DIVISIBILITY).to(self.device)
         prediction = self.model(images, captions=[self.caption], positive_map=positive_map)[0]
         return prediction.to(self.cpu_device).resize((width, height))
 
@@ -336,6 +338,18 @@ class GLIPDemo:
             )  # fmt: skip
         return np.array(canvas)
 
+    def overlay_scores(self, image: np.ndarray, predictions: BoxList) -> np.ndarray:
+        """A copy of the picture with the score of every box, white in the middle of its left side."""
+        canvas = Image.fromarray(_checked(image))
+        draw = ImageDraw.Draw(canvas)
+        size = max(6, round(LETTER_HEIGHT * self.font_scale))
+        for (x1, y1, _, y2), score in zip(
+            predictions.bbox.tolist(), predictions.get_field("scores").tolist(), strict=True
+        ):
+            text = f"{score:.3f}"
+            draw.text((int(x1), int((y1 + y2) / 2)), text, font=font_for(text, size), fill=(255,) * 3, anchor="ls")
+        return np.array(canvas)
+
     def _name(self, label: int, names: Sequence[str] | None = None) -> str:
         names = self.entities if names is None else names
         index = label - self.plus
@@ -344,6 +358,10 @@ class GLIPDemo:
     def _spans(self, label: int) -> list[Span]:
         index = label - self.plus
         return self.spans[index] if 0 <= index < len(self.spans) else []
+
+
+def _transformed(transforms: Compose, image: np.ndarray) -> Tensor:
+    return transforms(Image.fromarray(_checked(image)))[0]
 
 
 def _custom_span(caption: str, entity: Mapping[str, Any]) -> Span | None:

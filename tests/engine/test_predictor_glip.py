@@ -218,6 +218,23 @@ def test_rgb_models_get_rgb(make_demo):
     assert demo.model.images.tensors[0, :, 0, 0].tolist() == [0.0, 0.0, 1.0]
 
 
+@pytest.mark.parametrize(("size", "shape"), [(None, (3, 427, 640)), (320, (3, 320, 479))])
+def test_pictures_become_tensors_as_classes_built_on_this_one_make_them(make_demo, picture, size, shape):
+    demo = make_demo(min_image_size=size)
+    tensor = demo.transforms(picture)
+    assert isinstance(tensor, torch.Tensor) and tensor.shape == shape
+    demo.compute_prediction(picture, ["a"])
+    assert torch.equal(demo.model.images.tensors[0, :, : shape[1], : shape[2]], tensor)
+
+
+def test_scores_stand_at_the_left_of_their_boxes(make_demo):
+    blank = np.zeros((320, 479, 3), np.uint8)
+    drawn = make_demo().overlay_scores(blank, PLANTED[torch.tensor([0])])
+    rows, columns = drawn.any(-1).nonzero()
+    assert not blank.any() and rows.max() <= 40 and columns.min() >= 10  # the middle of the side from 20 to 60 at 10
+    assert set(drawn.max(0).max(0).tolist()) == {255}
+
+
 def test_masks_and_missing_model_are_refused(make_demo, picture):
     with pytest.raises(NotImplementedError, match="show_mask_heatmaps"):
         make_demo(show_mask_heatmaps=True)
