@@ -6,6 +6,11 @@ from collections.abc import Callable, Sequence
 
 from maskrcnn_benchmark.cli.console import Parser
 
+_ENTRIES = """\
+KEY VALUE ... are entries that change the configuration, such as SOLVER.IMS_PER_BATCH 8; they may stand before, among
+or after the flags.
+"""
+
 
 def parse_tool_arguments(
     description: str | None, add_arguments: Callable[[argparse.ArgumentParser], None], argv: Sequence[str] | None
@@ -14,7 +19,12 @@ def parse_tool_arguments(
 
     Raises: CommandError for a wrong command line.
     """
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser(
+        description=description,
+        epilog=_ENTRIES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add_arguments(parser)
     words = list(sys.argv[1:] if argv is None else argv)
     parser.refuse_unknown_flags(words)

@@ -33,3 +33,10 @@ def test_mistakes_are_one_line(name, argv, value, capsys, tmp_path, monkeypatch)
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and value in shown.err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["train_net", "finetune"])
+def test_help_names_the_configuration_entries(name, capsys):
+    with pytest.raises(SystemExit):
+        load_tool(name).main(["--help"])
+    assert "KEY VALUE ... are entries" in capsys.readouterr().out
