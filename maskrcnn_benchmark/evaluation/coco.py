@@ -16,6 +16,7 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from maskrcnn_benchmark.data.datasets.coco_json import sorted_ids
 from maskrcnn_benchmark.evaluation.average_precision import NOTHING_TO_FIND
 from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
 from maskrcnn_benchmark.structures.bounding_box import BoxList
@@ -84,13 +85,7 @@ class CocoEvaluator(Evaluator):
         super().__init__()
         self.ground_truth = ground_truth
         self.category_of_label = dict(category_of_label)
-        chosen = list(self.category_of_label.values() if categories is None else categories)
-        try:
-            self.categories = sorted(chosen)
-        except TypeError:
-            raise ValueError(
-                f"category ids must all be numbers or all be texts, not {', '.join(map(repr, chosen[:10]))}"
-            ) from None
+        self.categories = sorted_ids("category", self.category_of_label.values() if categories is None else categories)
         self.table: dict[str, dict[str, float]] = {}
         self.recalls: dict[str, float] = {}
         self.precision = np.zeros((0, 0, 0, 0, 0))
@@ -216,8 +211,9 @@ def _complete(ground_truth: COCO) -> None:
     if 0 in ground_truth.anns:
         logger.warning("an annotation has the id 0: pycocotools counts its detection as wrong; number them from 1")
     for annotation in ground_truth.dataset.get("annotations", []):
-        annotation.setdefault("iscrowd", 0)
-        if "area" not in annotation:
+        if annotation.get("iscrowd") is None:
+            annotation["iscrowd"] = 0
+        if annotation.get("area") is None:
             annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
 
 

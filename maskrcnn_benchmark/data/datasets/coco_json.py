@@ -21,8 +21,8 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not JSON, has no list of images, gives an id to two of them, or a record has none; the
-            text names it.
+        ValueError: the file is not JSON, has no list of images, gives an id to two of them, or ids of several types, or
+            a record has none; the text names it.
     """
     try:
         with contextlib.redirect_stdout(io.StringIO()):
@@ -35,6 +35,11 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
         raise ValueError(
             f"annotation file {os.fspath(ann_file)} is not in COCO format: a record has no {error}"
         ) from error
+    except TypeError as error:  # null for a list, or something else than an object in one
+        raise ValueError(
+            f"annotation file {os.fspath(ann_file)} is not in COCO format: images, annotations and categories must be "
+            f"lists of objects ({error})"
+        ) from error
     if "images" not in coco.dataset:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: it has no list of images")
     if len(coco.imgs) != len(coco.dataset["images"]):
@@ -44,7 +49,22 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
             f"annotation file {os.fspath(ann_file)}: {len(repeated)} image ids come more than once: "
             f"{', '.join(map(repr, repeated[:5]))}{' ...' if len(repeated) > 5 else ''}"
         )
+    try:
+        sorted_ids("image", coco.imgs)
+    except ValueError as error:
+        raise ValueError(f"annotation file {os.fspath(ann_file)}: {error}") from None
     return coco
+
+
+def sorted_ids(kind: str, ids: Iterable[Any]) -> list[Any]:
+    """Ids of images or categories (`kind`), ascending. Raises: ValueError for ids of several types."""
+    ids = list(ids)
+    try:
+        return sorted(ids)
+    except TypeError:
+        raise ValueError(
+            f"{kind} ids must all be numbers or all be texts, not {', '.join(map(repr, ids[:10]))}"
+        ) from None
 
 
 def check_records(coco: COCO, numbering: "CategoryNumbering | None" = None) -> None:
@@ -53,13 +73,19 @@ def check_records(coco: COCO, numbering: "CategoryNumbering | None" = None) -> N
     Args:
         numbering: gives the labels of the annotations, where they have some; a list without categories is no matter of
             the records.
-    Raises: ValueError for an image without its size, and for an annotation whose box is not four numbers or whose
-        category has no label.
+    Raises: ValueError for an image without its size or with a file name that is no text, for an annotation whose box is
+        not four numbers, whose area is no number or whose category has no label, and with `numbering` for ids of
+        annotations that come twice and ids of categories of several types.
     """
+    if numbering is not None:
+        sorted_ids("category", numbering.label_of)
+        _check_annotation_ids(coco)
     for image_id, record in coco.imgs.items():
         size = [record.get(side) for side in ("width", "height")]
         if not all(isinstance(side, int | float) and side > 0 for side in size):
             raise ValueError(f"image {image_id!r} has the width and height {size[0]!r} and {size[1]!r}, not a size")
+        if not isinstance(record.get("file_name", ""), str):
+            raise ValueError(f"image {image_id!r} has the file_name {record['file_name']!r}, not a text")
     label = numbering.label if numbering is not None and numbering.label_of else None
     for annotation in coco.anns.values():
         box = annotation.get("bbox")
@@ -68,8 +94,22 @@ def check_records(coco: COCO, numbering: "CategoryNumbering | None" = None) -> N
                 f"annotation {annotation['id']!r} of image {annotation.get('image_id')!r} has the box {box!r}, not "
                 "four numbers: x, y, width, height"
             )
+        if not (annotation.get("area") is None or _is_finite(annotation["area"])):
+            raise ValueError(f"annotation {annotation['id']!r} has the area {annotation['area']!r}, not a number")
         if label is not None and annotation.get("image_id") in coco.imgs and not is_crowd(annotation):
             label(annotation)
+
+
+def _check_annotation_ids(coco: COCO) -> None:
+    """Raises: ValueError for an id that comes twice: pycocotools takes the last annotation for all of that id."""
+    records = coco.dataset.get("annotations", [])
+    if len(coco.anns) != len(records):
+        ids = Counter(record["id"] for record in records)
+        repeated = [annotation_id for annotation_id, count in ids.items() if count > 1]
+        raise ValueError(
+            f"{len(repeated)} annotation ids come more than once: {', '.join(map(repr, repeated[:5]))}"
+            f"{' ...' if len(repeated) > 5 else ''}; number the annotations anew"
+        )
 
 
 def _is_finite(value: Any) -> bool:
