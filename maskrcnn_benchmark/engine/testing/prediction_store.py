@@ -171,9 +171,11 @@ def _new_file(folder: Path) -> BinaryIO:
 def _records(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """(dataset index, bytes) of the complete records from the current place on."""
     while len(header := file.read(HEADER.size)) == HEADER.size:
-        index, _, _, count, checksum = HEADER.unpack(header)
+        index, width, _, count, checksum = HEADER.unpack(header)
         content = file.read(count * BYTES_PER_BOX)
         if len(content) < count * BYTES_PER_BOX or zlib.crc32(content) != checksum:
+            return
+        if width == 0:  # zeros, with which a file may end after a loss of power
             return
         yield index, HEADER.size + len(content)
 

@@ -1,5 +1,7 @@
 """Detections on disk: what comes back, after a stop too."""
 
+from contextlib import closing
+
 import pytest
 import torch
 
@@ -50,6 +52,13 @@ def test_record_that_was_cut_short_is_dropped(tmp_path, lost):
     assert_equal(again[1], boxes(1, 3))
     assert len(list((tmp_path / "store").glob(PATTERN))) == 2, "no file of an earlier process is written to"
     again.close()
+
+
+def test_zeros_at_the_end_are_no_record(tmp_path):
+    """As a loss of power leaves them: they would be item 0, without boxes, in a picture without size."""
+    (tmp_path / "0000-0000.boxes").write_bytes(bytes(4096))
+    with closing(PredictionStore(tmp_path)) as store:
+        assert store.indices() == []
 
 
 def test_another_evaluation_is_not_resumed(tmp_path):
