@@ -15,7 +15,8 @@ from maskrcnn_benchmark.data.dataset_options import check_number_of_classes, dat
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage
 from maskrcnn_benchmark.data.evaluation_loader import make_evaluation_loader
-from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset
+from maskrcnn_benchmark.data.malformed import malformed_annotations_named
+from maskrcnn_benchmark.data.reproducible import SeededBatchSampler, SeededDataset, describe_item
 from maskrcnn_benchmark.data.samplers import (
     DistributedSampler,
     DistributedSamplerChunkByNode,
@@ -41,8 +42,15 @@ FACTORIES = tuple(name for name in dataset_classes.__all__ if name not in ("Conc
 
 
 def register_datasets(cfg, catalog, is_train: bool) -> None:
-    """Adds the entries of DATASETS.REGISTER to the catalogue, under their names with the suffix of the phase."""
+    """Adds the entries of DATASETS.REGISTER to the catalogue, under their names with the suffix of the phase.
+
+    Raises: ValueError for an entry without fields.
+    """
     for name, entry in cfg.DATASETS.REGISTER.items():
+        if not isinstance(entry, Mapping):
+            raise ValueError(
+                f"DATASETS.REGISTER.{name}={entry!r} has no fields: write {{type: ..., img_dir: ..., ann_file: ...}}"
+            )
         catalog.set(name + _suffix(cfg, is_train), dict(entry))
 
 
@@ -106,7 +114,8 @@ def build_datasets(cfg, is_train: bool) -> list[Dataset]:
     built: list[Dataset] = []
     first_label = 1
     for name in names:
-        dataset = make_dataset(descriptions[name], options | {"first_label": first_label}, transforms, tokenizer)
+        with malformed_annotations_named(lambda name=name: f"dataset {name}"):  # type: ignore[misc]
+            dataset = make_dataset(descriptions[name], options | {"first_label": first_label}, transforms, tokenizer)
         if cfg.DATASETS.CLASS_CONCAT:
             first_label += _number_of_classes(name, dataset)
         if not len(dataset):  # type: ignore[arg-type]
@@ -245,7 +254,7 @@ def aspect_ratio_groups(dataset: Dataset | Any, on_error: str = "raise") -> Sequ
     """For every item 1 if its picture is at least as high as wide, else 0; a copied picture is looked at once.
 
     A broken picture whose size no file tells counts as wide with `on_error` "skip"; the loader will leave it out.
-    Raises: BrokenImage for it otherwise.
+    Raises: BrokenImage for it otherwise; ValueError for annotations that do not tell the size of a picture.
     """
     if isinstance(dataset, ConcatDataset):
         return [group for part in dataset.datasets for group in aspect_ratio_groups(part, on_error)]
@@ -259,7 +268,14 @@ def aspect_ratio_groups(dataset: Dataset | Any, on_error: str = "raise") -> Sequ
             if on_error != "skip":
                 raise
             return 0
-        return int(record["height"] >= record["width"])
+        try:
+            return int(record["height"] >= record["width"])
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"{describe_item(dataset, index)} has the width {record.get('width')!r} and the height "
+                f"{record.get('height')!r}, by which batches are formed: add what is missing to the annotations, or "
+                "set DATALOADER.ASPECT_RATIO_GROUPING False"
+            ) from error
 
     return [group(index) for index in range(len(dataset))]
 

@@ -19,6 +19,7 @@ from maskrcnn_benchmark.data.inspection import (
     place,
     read_item,
 )
+from maskrcnn_benchmark.data.malformed import malformed_annotations_named
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.visualization.contact_sheet import Sample, contact_sheet
 
@@ -79,10 +80,8 @@ def find_datasets(cfg, is_train: bool) -> dict[str, dict[str, Any]]:
 
 def make_untransformed(name: str, description: Mapping[str, Any], options: Mapping[str, Any], tokenizer) -> Dataset:
     """One dataset without transforms. Raises: ValueError if it is empty or cannot be made of its annotations."""
-    try:
+    with malformed_annotations_named(lambda: f"dataset {name}"):
         dataset = make_dataset(description, options, None, tokenizer)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"dataset {name}: malformed annotations ({type(error).__name__}: {error})") from error
     if not len(dataset):  # type: ignore[arg-type]
         raise ValueError(f"dataset {name} has no usable picture")
     return dataset

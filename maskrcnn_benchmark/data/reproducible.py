@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage
+from maskrcnn_benchmark.data.malformed import malformed_annotations_named
 from maskrcnn_benchmark.utils.random_state import OwnRandomness, seeded
 
 ON_ERROR = ("raise", "skip")
@@ -74,7 +76,8 @@ class SeededDataset(Dataset):
     Args:
         on_error: "raise", or "skip" to take the next item instead of one whose picture is missing or broken. The target
             of the next one then has the field `skipped_images`, the messages in a list.
-    Raises: BrokenImage, MissingImage; with "skip" after MAX_SKIPPED_IN_A_ROW pictures.
+    Raises: BrokenImage, MissingImage; with "skip" after MAX_SKIPPED_IN_A_ROW pictures. ValueError, with the item, for
+        annotations that lack something.
     """
 
     def __init__(self, dataset: Dataset, on_error: str = "raise"):
@@ -88,7 +91,7 @@ class SeededDataset(Dataset):
         while True:
             index = (key + len(skipped)) % len(self)
             try:
-                with seeded(key.seed):
+                with seeded(key.seed), malformed_annotations_named(partial(describe_item, self.dataset, index)):
                     image, target, local_index = self.dataset[index][:3]
                 break
             except (BrokenImage, MissingImage) as error:

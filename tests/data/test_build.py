@@ -1,6 +1,7 @@
 """Loaders from a configuration: registered data, iterations, order, copies, and messages for mistakes."""
 
 import base64
+import json
 
 import pytest
 import torch
@@ -172,6 +173,33 @@ def test_aspect_ratio_groups():
     assert records.looked_at == 3
 
 
+@pytest.mark.parametrize("lost", ["width", "height"])
+def test_batches_need_the_sizes_of_the_pictures(cfg, tmp_path, lost):
+    content = json.loads((tmp_path / "toy.json").read_text())
+    content["images"][1][lost] = None
+    (tmp_path / "toy.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"file_name .* has the .*{lost} None.*ASPECT_RATIO_GROUPING False"):
+        make_data_loader(cfg)
+    cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+    assert len(list(make_data_loader(cfg))) == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "message"),
+    [
+        ("categories", "cat", r"dataset toy_coco: malformed annotations \(TypeError: "),
+        ("annotations", 5, r"dataset toy_coco: malformed annotations \(AttributeError: "),
+        ("images", 5, r"dataset toy_coco: malformed annotations \(TypeError: "),
+    ],
+)
+def test_malformed_files_are_named(cfg, tmp_path, part, value, message):
+    content = json.loads((tmp_path / "toy.json").read_text())
+    content[part][0] = value
+    (tmp_path / "toy.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=message):
+        make_data_loader(cfg)
+
+
 def test_caption_prompt_from_a_file(cfg, tmp_path):
     (tmp_path / "prompt.yaml").write_text("- {prefix: 'a ', name: cat, suffix: ''}\n")
     cfg.DATASETS.CAPTION_PROMPT = str(tmp_path / "prompt.yaml")
@@ -184,6 +212,7 @@ def test_caption_prompt_from_a_file(cfg, tmp_path):
         ("DATASETS.TRAIN", (), "DATASETS.TRAIN is empty"),
         ("DATASETS.TRAIN", (("toy_coco",), ("toy_text",)), "groups of datasets"),
         ("DATASETS.TRAIN", ("toy_kokko",), "did you mean 'toy_coco'"),
+        ("DATASETS.REGISTER", CfgNode({"toy": "toy.json"}), "DATASETS.REGISTER.toy='toy.json' has no fields"),
         ("SOLVER.MAX_ITER", 0, "SOLVER.MAX_ITER"),
         ("SOLVER.IMS_PER_BATCH", 0, "SOLVER.IMS_PER_BATCH=0"),
         ("DATASETS.CONTROL_PROB", (0.5, 0.6, 0.0, 0.0), "CONTROL_PROB"),

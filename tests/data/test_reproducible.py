@@ -177,6 +177,14 @@ def test_broken_pictures_stop_the_run_unless_asked():
         broken_loader("ignore")
 
 
+@pytest.mark.parametrize("error", [KeyError("category_id"), TypeError("no number"), AttributeError("no text")])
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_annotations_that_lack_something_are_named(monkeypatch, error, on_error):
+    monkeypatch.setattr(BrokenItems, "__getitem__", lambda self, index: (_ for _ in ()).throw(error))
+    with pytest.raises(ValueError, match=rf"item 3 file_name 3\.png id 30: malformed .*{type(error).__name__}: .*\w+"):
+        SeededDataset(BrokenItems(), on_error)[SampleKey(3, 1)]
+
+
 def test_skipping_gives_up_where_nothing_can_be_read(monkeypatch):
     monkeypatch.setattr(BrokenItems, "__len__", lambda self: 2)
     monkeypatch.setattr(RandomItems, "__getitem__", lambda self, index: (_ for _ in ()).throw(MissingImage("gone")))
