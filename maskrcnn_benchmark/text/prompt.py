@@ -134,13 +134,18 @@ def _entries(
         return [_Entry(label, clean_name(name)) for label, name in zip(labels, names, strict=True)]
     if len(caption_prompt) < len(names):
         raise ValueError(f"the caption prompt has {len(caption_prompt)} entries for {len(names)} class names")
-    for position, part in enumerate(caption_prompt):
-        if lost := {"prefix", "name", "suffix"} - part.keys():
-            raise ValueError(f"entry {position} of the caption prompt lacks {', '.join(sorted(lost))}: {dict(part)}")
+    check_caption_prompt(caption_prompt)
     return [
         _Entry(label, part["name"], part["prefix"], part["suffix"])
         for label, part in zip(labels, caption_prompt, strict=False)
     ]
+
+
+def check_caption_prompt(caption_prompt: Sequence[Mapping[str, str]]) -> None:
+    """Raises: ValueError for an entry that does not have all of `prefix`, `name` and `suffix`."""
+    for position, part in enumerate(caption_prompt):
+        if lost := {"prefix", "name", "suffix"} - set(part if isinstance(part, Mapping) else ()):
+            raise ValueError(f"entry {position} of the caption prompt lacks {', '.join(sorted(lost))}: {part!r}")
 
 
 def _without_blanks(entries: list[_Entry]) -> list[_Entry]:

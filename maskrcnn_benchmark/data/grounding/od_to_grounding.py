@@ -16,6 +16,7 @@ import torch
 
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.text.class_names import clean_name
+from maskrcnn_benchmark.text.prompt import check_caption_prompt
 from maskrcnn_benchmark.text.spans import Span
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ class FullPrompt:
             raise ValueError("a caption prompt is bound to the order of the classes: set DATASETS.DISABLE_SHUFFLE")
         if caption_prompt is not None and len(caption_prompt) < len(class_names):
             raise ValueError(f"the caption prompt has {len(caption_prompt)} entries for {len(class_names)} classes")
+        check_caption_prompt(caption_prompt or ())
         self.class_names = dict(sorted(class_names.items()))
         self.separation = separation
         self.shuffle = shuffle

@@ -198,6 +198,8 @@ def test_caption_prompt_in_ascending_order():
         FullPrompt(HOUSE, caption_prompt=prompt)
     with pytest.raises(ValueError, match="2 entries for 4 classes"):
         FullPrompt(HOUSE, shuffle=False, caption_prompt=prompt)
+    with pytest.raises(ValueError, match="entry 1 of the caption prompt lacks name, suffix"):
+        FullPrompt({5: "x", 2: "y"}, shuffle=False, caption_prompt=[prompt[0], {"prefix": "a "}])
 
 
 def test_a_full_prompt_that_is_too_long_warns(tokenizer, caplog):
