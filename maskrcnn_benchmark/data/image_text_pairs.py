@@ -127,7 +127,7 @@ class TarShard:
         return {"file": str(self.path), "bytes": self.size}
 
     def __iter__(self) -> Iterator[Pair]:
-        """Raises: ValueError if the file is damaged, or holds members of one name in different places."""
+        """Raises: ValueError if the file is damaged, or holds members of one name twice or in different places."""
         seen: set[str] = set()
         try:
             with tarfile.open(self.path, "r:") as archive:
@@ -257,7 +257,10 @@ def _caption_of(record: Any) -> str:
 
 
 def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes], int]]:
-    """(name, {ending: content}, bytes read until then) of neighbouring members with one name up to its first dot."""
+    """(name, {ending: content}, bytes read until then) of neighbouring members with one name up to its first dot.
+
+    Raises: ValueError for a member that comes twice: it would take the place of the first, and a pair would be lost.
+    """
     key: str | None = None
     members: dict[str, bytes] = {}
     position = 0
@@ -271,6 +274,8 @@ def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes], i
             if key is not None:
                 yield key, members, position
             key, members = name, {}
+        if ending.lower() in members:
+            raise ValueError(f"{archive.name}: the member {info.name!r} comes twice")
         content = archive.extractfile(info)
         members[ending.lower()] = content.read() if content is not None else b""
         position = info.offset_data + info.size

@@ -82,6 +82,9 @@ def test_damaged_tar_files_are_named(tmp_path):
     write_tar(path, {"1.txt": b"a", "2.txt": b"b", "1.jpg": b"c"})
     with pytest.raises(ValueError, match=r"members of '1' do not stand together"):
         pairs_of(find_shards([str(path)]))
+    write_tar(path, {"1.jpg": b"a", "1.txt": b"b", "1.JPG": b"c"})
+    with pytest.raises(ValueError, match=r"00000.tar: the member '1.JPG' comes twice"):
+        pairs_of(find_shards([str(path)]))
 
 
 def test_names_folders_and_patterns(tmp_path):
