@@ -92,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _description(args: argparse.Namespace) -> dict[str, object]:
     """What the labels depend on."""
+    from maskrcnn_benchmark.engine.testing.evaluation_run import weight_state
+
     names = ("threshold", "nms", "one_label", "top", "min_boxes", "version")
-    model = args.model if args.config_file is None else [args.config_file, args.weights]
-    return {"model": model} | {name: getattr(args, name) for name in names}
+    model = args.model if args.config_file is None else [str(args.config_file), *weight_state(str(args.weights))]
+    images = None if args.images is None else str(args.images)
+    return {"model": model, "images": images} | {name: getattr(args, name) for name in names}

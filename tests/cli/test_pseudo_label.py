@@ -26,7 +26,7 @@ def command(tmp_path, monkeypatch):
     monkeypatch.setattr(pseudo_label, "load_detector", lambda args: fake_detector())
 
     def run(*words: str) -> int:
-        arguments = [*words, "--out", str(tmp_path / "out"), "--device", "cpu"]
+        arguments = ["--out", str(tmp_path / "out"), *words, "--device", "cpu"]
         return console.report_errors(
             lambda: pseudo_label.run(pseudo_label.parse_arguments("tools/pseudo_label.py", None, arguments))
         )
@@ -45,6 +45,27 @@ def test_labels_and_statistics(command, tmp_path, capsys):
     assert "shard pairs-00002" in (tmp_path / "out" / "log.txt").read_text()
     assert command("--pairs", pairs, "--pairs-per-shard", "2", "--format", "v2") == console.BAD_INPUT
     assert "threshold 0.75 there, 0.5 now" in capsys.readouterr().err
+
+
+def test_labels_of_other_pictures_or_of_another_teacher_are_not_gone_on_with(command, tmp_path, capsys):
+    """Weights are known by their content: training may have gone on under the same name."""
+    pairs, weights = str(write_json_lines(tmp_path)), tmp_path / "teacher.pth"
+    (tmp_path / "other").mkdir()
+    weights.write_bytes(b"first")
+    model = ("--config-file", "teacher.yaml", "--weights", str(weights))
+    for words, text in (
+        ((), ""),
+        (("--images", f"{tmp_path}/other"), "images None there, '"),
+        (model, "model 'glip_nano'"),
+    ):
+        assert command("--pairs", pairs, *words) == (console.BAD_INPUT if text else console.OK)
+        assert text in capsys.readouterr().err
+    again = ("--pairs", pairs, *model, "--out", str(tmp_path / "second"))
+    assert command(*again) == console.OK
+    assert command(*again) == console.OK
+    weights.write_bytes(b"later")
+    assert command(*again) == console.BAD_INPUT
+    assert f"model ['teacher.yaml', '{weights}'," in capsys.readouterr().err
 
 
 def test_a_shard_that_fails(command, tmp_path, capsys):
