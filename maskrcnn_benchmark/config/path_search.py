@@ -37,6 +37,8 @@ def try_to_find(file: str, return_dir: bool = False, search_path: Sequence[str] 
             path = os.path.join(base, root, file)
             if os.path.exists(path):
                 return os.path.join(base, root) if return_dir else path
+    if os.path.isabs(file):
+        raise FileNotFoundError(f"Cannot find {file}, an absolute path, which is not searched for anywhere else.")
     raise FileNotFoundError(f"Cannot find {file} in {roots}. {_hint(file, roots)}")
 
 
@@ -46,6 +48,6 @@ def _hint(file: str, roots: Sequence[str]) -> str:
         if rest and os.path.exists(os.path.join(root, *rest)):
             return f"{os.path.join(root, *rest)} exists: the root must be the folder above {top!r}, not {root!r}."
     return (
-        f"Working directory: {os.getcwd()}. Set the environment variable DATASET to the folder that contains {top!r}, "
-        "or link it into ./DATASET."
+        f"Looked up from the working directory, {os.getcwd()}, then from {REPOSITORY_ROOT}. Set the environment "
+        f"variable DATASET to the folder that contains {top!r}, or link it into ./DATASET."
     )

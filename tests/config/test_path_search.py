@@ -27,6 +27,7 @@ def test_nothing_found_names_file_and_roots(empty_folder):
         "Cannot find coco/annotations/instances_val2017.json in ['./', './DATASET', './OUTPUT', './data', './MODEL']"
     )
     assert "environment variable DATASET" in str(raised.value)
+    assert f"working directory, {empty_folder}, then from {empty_folder / 'repository'}" in str(raised.value)
 
 
 def test_order_of_the_roots(empty_folder, monkeypatch):
@@ -67,6 +68,12 @@ def test_values_that_are_not_searched(empty_folder):
     assert try_to_find("catalog://ImageNet/R-50") == "catalog://ImageNet/R-50"
     touch(empty_folder / "elsewhere/x.json")
     assert try_to_find(str(empty_folder / "elsewhere/x.json")) == str(empty_folder / "elsewhere/x.json")
+
+
+def test_an_absolute_path_is_not_looked_up_elsewhere(empty_folder):
+    with pytest.raises(FileNotFoundError, match="an absolute path") as raised:
+        try_to_find(str(empty_folder / "coco/x.json"))
+    assert "DATASET" not in str(raised.value)
 
 
 def test_own_search_path(empty_folder):
