@@ -75,6 +75,11 @@ class UnpackingLoader(WrappedLoader):
         dataset = self.loader.dataset
         return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
 
+    @property
+    def collate_fn(self) -> Callable[[list], tuple]:
+        """What makes an unpacked batch of items, a BatchCollator."""
+        return self.loader.collate_fn.collator
+
     def __iter__(self) -> Iterator[tuple]:
         for packed in self.loader:
             batch = unpack_batch(packed)

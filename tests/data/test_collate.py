@@ -10,6 +10,7 @@ from maskrcnn_benchmark.data.collate_batch import (
     batch_images,
     concatenate_positive_maps,
 )
+from maskrcnn_benchmark.data.transport import PackingCollator, UnpackingLoader
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.structures.image_list import to_image_list
 
@@ -94,3 +95,12 @@ def test_batch_of_a_loader_process_is_shared_and_padded_with_zeros(workers):
     (batch,) = list(loader)
     assert torch.equal(batch, to_image_list([Pictures()[0], Pictures()[1]], 32).tensors)
     assert batch.is_shared() == bool(workers)
+
+
+def test_the_collator_of_a_training_loader_makes_batches():
+    """Other code calls it for items of its own choice, and reads its divisor."""
+    loader = UnpackingLoader(DataLoader(Pictures(), collate_fn=PackingCollator(BatchCollator(32))))
+    items = [(torch.zeros(3, 33, 50), BoxList([[0, 0, 9, 9]], (50, 33)), index) for index in (4, 7)]
+    images, targets, indices, *maps = loader.collate_fn(items)
+    assert images.tensors.shape == (2, 3, 64, 64) and len(targets) == 2 and indices == (4, 7) and maps == [None] * 3
+    assert loader.collate_fn.size_divisible == 32
