@@ -1,7 +1,7 @@
 """What the text encoder hands to the detector."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
@@ -19,10 +19,20 @@ class TextFeatures:
     """
 
     aggregate: Tensor | None
-    embedded: Tensor
+    embedded: Tensor | None
     masks: Tensor
     hidden: Tensor
     mlm_labels: Tensor | None = None
+
+    @classmethod
+    def of(cls, text: "TextFeatures | Mapping[str, Tensor | None]") -> "TextFeatures":
+        """Features as they are, or those that a dict of the fields holds, as other code makes it of the original's.
+
+        Raises: KeyError for a dict without the last layer or the masks.
+        """
+        if isinstance(text, cls):
+            return text
+        return cls(text.get("aggregate"), text.get("embedded"), text["masks"], text["hidden"], text.get("mlm_labels"))
 
     def __getitem__(self, key: str) -> Tensor | None:
         if key not in self.keys():

@@ -1,6 +1,6 @@
 """The vision-language dynamic head: tower, predictions, and their training and selection (GLIP, arXiv:2112.03857)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -220,7 +220,7 @@ class VLDyHead(nn.Module):
     def forward(
         self,
         features: Sequence[Tensor],
-        text: TextFeatures,
+        language_dict_features: TextFeatures | Mapping[str, Tensor | None],
         embedding: Tensor | None = None,
         swint_feature_c4: Tensor | None = None,
         *,
@@ -233,7 +233,7 @@ class VLDyHead(nn.Module):
         with_class_logits: also run the class branch, which most configurations neither train nor select by.
         The masked words are predicted only where the text has labels for them.
         """
-        state = self.run_tower(features, text)
+        state = self.run_tower(features, text := TextFeatures.of(language_dict_features))
         outputs = self.predict(state, embedding, with_class_logits=with_class_logits)
         if self.mlm_head is not None and text.mlm_labels is not None:
             outputs = outputs._replace(mlm_logits=self.mlm_head(self._text(state, embedding)))
@@ -332,16 +332,18 @@ class VLDyHeadModule(nn.Module):
         return text, embedding
 
     def forward(
-        self, images, features, targets=None, text=None, positive_map=None, captions=None, swint_feature_c4=None
-    ):
+        self, images, features, targets=None, language_dict_features=None, positive_map=None, captions=None,
+        swint_feature_c4=None,
+    ):  # fmt: skip
         """Losses in training, detections otherwise.
 
         Args:
             images: ImageList; features: levels (B, C, H_l, W_l); targets: list of BoxList in training.
-            text: TextFeatures; positive_map: see `GeneralizedVLRCNN.forward`; captions: the strings.
+            language_dict_features: TextFeatures, or a dict of its fields; captions: the strings.
+            positive_map: see `GeneralizedVLRCNN.forward`.
         Returns: (list of BoxList or None, dict of losses, fused visual features or None).
         """
-        outputs = self.predict(features, text, swint_feature_c4)
+        outputs = self.predict(features, text := TextFeatures.of(language_dict_features), swint_feature_c4)
         anchors = self.anchor_generator(images, features)
         if self.training:
             losses = self.losses(outputs, targets, anchors, captions, positive_map, text.masks, text.mlm_labels)

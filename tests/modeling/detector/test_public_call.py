@@ -314,3 +314,22 @@ def test_mixed_precision(model):
         torch.testing.assert_close(loss, expected[name], rtol=0.05, atol=0.01)
     model.train()
     sum(result.values()).backward()
+
+
+@torch.no_grad()
+def test_the_head_takes_text_features_as_a_plain_dict(model):
+    """As code does that was written for the original, whose text features are one."""
+    model.eval()
+    images, text = random_images(*SIZES), model.encode_text(CAPTIONS)
+    levels = model.backbone(images.tensors)
+    as_dict = {name: text[name] for name in ("aggregate", "embedded", "masks", "hidden")}
+    expected, losses, fused = model.rpn(images, levels, None, text, MAP)
+    found, *_ = model.rpn(images, levels, language_dict_features=as_dict, positive_map=MAP, captions=CAPTIONS)
+    assert losses == {} and fused is None
+    assert_same_boxes(found, expected, atol=0)
+    (*_, logits, _, _, _), (*_, expected_logits, _, _, _) = (
+        model.rpn.head(levels, language_dict_features=one, embedding=text.embedded) for one in (as_dict, text)
+    )
+    assert all(map(torch.equal, logits, expected_logits))
+    with pytest.raises(KeyError, match="hidden"):
+        model.rpn.head(levels, {"masks": text.masks})
