@@ -275,7 +275,7 @@ def _groups(archive: tarfile.TarFile) -> Iterator[tuple[str, dict[str, bytes], i
                 yield key, members, position
             key, members = name, {}
         if ending.lower() in members:
-            raise ValueError(f"{archive.name}: the member {info.name!r} comes twice")
+            raise ValueError(f"{archive.name!s}: the member {info.name!r} comes twice")
         content = archive.extractfile(info)
         members[ending.lower()] = content.read() if content is not None else b""
         position = info.offset_data + info.size
