@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from maskrcnn_benchmark.utils.pixel_depth import from_16_bit, with_8_bits
+
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp"})
 
 # What Pillow's decoders raise on damaged files, besides OSError.
@@ -71,7 +73,7 @@ def as_rgb_array(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if 0 in image.shape:
         raise ImageError(f"picture of zero size, shape {image.shape}")
     if image.dtype == np.uint16:
-        image = _from_16_bit(image)
+        image = from_16_bit(image)
     if image.dtype != np.uint8:
         raise ImageError(f"a picture array holds uint8 or uint16 values, not {image.dtype}")
     if image.ndim == 3 and image.shape[2] == 1:
@@ -138,20 +140,8 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _from_16_bit(values: np.ndarray) -> np.ndarray:
-    """0..65535 -> 0..255, rounded."""
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 def _to_rgb(picture: Image.Image) -> np.ndarray:
-    if picture.mode.startswith("I"):  # 16-bit grey in its several byte orders, or 32-bit integers
-        values = np.asarray(picture).astype(np.int64).clip(0, 65535)
-        wide = picture.mode != "I" or values.max() > 255
-        picture = Image.fromarray(_from_16_bit(values) if wide else values.astype(np.uint8))
-    elif picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture), nan=0.0, posinf=255.0, neginf=0.0)
-        scale = 255.0 if values.max() <= 1 else 1.0
-        picture = Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
+    picture = with_8_bits(picture)
     if picture.has_transparency_data:
         layer = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", layer.size, (255, 255, 255, 255)), layer)

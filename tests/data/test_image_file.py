@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, MissingImage, decode_rgb, read_rgb
+from maskrcnn_benchmark.engine.image_io import load_image
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "PPM", "GIF"])
@@ -28,6 +29,15 @@ def test_damaged_files_are_read_or_named(kind):
             assert str(error).startswith("cannot read image a.png: ")
             broken += 1
     assert broken > 20
+
+
+@pytest.mark.parametrize(("kind", "factor"), [(np.uint16, 257), (np.int32, 257), (np.int32, 1), (np.float32, 1 / 255)])
+def test_deep_grey_pictures_are_scaled_as_in_predictions(tmp_path, kind, factor):
+    grey = np.arange(256).reshape(16, 16)
+    Image.fromarray((grey * factor).astype(kind)).save(tmp_path / "deep.tif")
+    read = np.asarray(read_rgb(tmp_path / "deep.tif"))
+    assert np.array_equal(read, np.stack([grey] * 3, axis=2))
+    assert np.array_equal(read, load_image(tmp_path / "deep.tif"))
 
 
 def test_missing_file_is_named(tmp_path):

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
+from maskrcnn_benchmark.utils.pixel_depth import with_8_bits
+
 _DECODING_ERRORS = (  # what the decoders of PIL raise on damaged files
     OSError,
     SyntaxError,
@@ -31,6 +33,8 @@ class MissingImage(FileNotFoundError):
 def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """The picture at `path`, decoded, as RGB. EXIF rotation is not applied: annotations refer to the stored pixels.
 
+    Grey pictures of more than 8 bits are scaled to 8; the original cuts them off, which makes them white.
+
     Raises:
         MissingImage: there is no such file.
         BrokenImage: the file is not a picture, or it is broken; the text names it.
@@ -44,7 +48,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 def decode_rgb(source: str | os.PathLike[str] | BinaryIO, name: str) -> Image.Image:
     """The picture in a file, as RGB. Raises: BrokenImage, with `name`, if it is not a picture, or a broken one."""
     with _opened(source, name) as image:
-        return image.convert("RGB")
+        return with_8_bits(image).convert("RGB")
 
 
 def picture_size(source: str | os.PathLike[str] | BinaryIO, name: str) -> tuple[int, int]:
