@@ -49,9 +49,14 @@ class TaskModel:
         return self.model
 
     def _build(self, cfg: CfgNode) -> torch.nn.Module:
-        if self.weight or cfg.MODEL.WEIGHT and not last_checkpoint(cfg):
+        last = last_checkpoint(cfg)
+        if self.weight or cfg.MODEL.WEIGHT and not last:
             model = load_model(cfg, find_weight(self.weight or cfg.MODEL.WEIGHT), self.device)
         else:
+            if not last:
+                logger.warning(
+                    "The weights are random: give --weight or MODEL.WEIGHT, or the OUTPUT_DIR of a training run"
+                )
             model = build_detection_model(cfg)
             DetectronCheckpointer(cfg, model, save_dir=cfg.OUTPUT_DIR).load(cfg.MODEL.WEIGHT, skip_optimizer=True)
             model = model.to(self.device).eval()

@@ -1,25 +1,24 @@
-"""Which weights a command evaluates."""
+"""The network that tasks are evaluated with."""
 
+import pytest
 import torch
-from evaluation_data import write_coco
-from published_command import Setting
-from tiny_detector import REPOSITORY
+from tiny_detector import make_text_folder, tiny_config
 
-from maskrcnn_benchmark.cli.console import BAD_INPUT, report_errors
-from maskrcnn_benchmark.cli.tools import run_evaluation
+from maskrcnn_benchmark.engine.testing.task_model import TaskModel
+from maskrcnn_benchmark.modeling.detector import build_detection_model
 
-BASE = "glip_Swin_T_O365_GoldG"
+CPU = torch.device("cpu")
 
 
-def test_last_checkpoint_of_the_run_is_what_a_resumed_evaluation_depends_on(tmp_path, monkeypatch, capsys):
-    """Without --weight; training went on in between, and the new weights must not be mixed with what the old found."""
-    write_coco(tmp_path)
-    monkeypatch.setenv("DATASET", str(tmp_path))
-    monkeypatch.chdir(REPOSITORY)
-    place = Setting(tmp_path, BASE, "out/model_1.pth", ("INPUT.MIN_SIZE_TEST", 64, "TEST.REPORT", False))
-    torch.save({"model": {name: value + 0.1 for name, value in place.start.items()}}, tmp_path / "out/model_2.pth")
-    words = ["--config-file", f"configs/pretrain/{BASE}.yaml", "--resume", *place.sizes]
-    for name, code in (("model_1", 0), ("model_1", 0), ("model_2", BAD_INPUT)):
-        (tmp_path / "out/last_checkpoint").write_text(f"{name}.pth")
-        assert report_errors(lambda: run_evaluation(None, words)) == code
-    assert "cannot be resumed, as it differs in weight" in capsys.readouterr().err
+@pytest.mark.parametrize("source", [None, "flag", "key", "run"])
+def test_weights_that_nobody_gave_are_pointed_out(tmp_path, caplog, source):
+    cfg = tiny_config(make_text_folder(tmp_path / "text"))
+    cfg.OUTPUT_DIR = str(tmp_path / "out")
+    weight = tmp_path / "out" / "model_final.pth"
+    weight.parent.mkdir()
+    torch.save({"model": build_detection_model(cfg).state_dict()}, weight)
+    if source == "run":
+        (tmp_path / "out" / "last_checkpoint").write_text(weight.name)
+    cfg.MODEL.WEIGHT = str(weight) if source == "key" else ""
+    TaskModel(cfg, str(weight) if source == "flag" else None, CPU, None)
+    assert ("The weights are random" in caplog.text) is (source is None)
