@@ -68,20 +68,20 @@ def task_files(collection: str, folder: str | os.PathLike[str] = "configs") -> l
 
 
 def find_runs(root: str | os.PathLike[str], test_set: str = "", collection: str = "odinw_35") -> list[Run]:
-    """The results below a folder: those of zero-shot evaluation (.../TASK/TEST SET) and of fine-tuning
-    (.../ft_task_NUMBER_seed_SEED/.../TEST SET, numbered as the sorted tasks of the collection).
+    """The results below a folder: those of zero-shot evaluation (.../TASK/TEST SET, or COLLECTION-TASK where both
+    collections were evaluated together) and of fine-tuning (.../ft_task_NUMBER_seed_SEED/.../TEST SET, numbered as the
+    sorted tasks of the collection).
 
     Args:
         test_set: name of the set that counts; needed where tasks have results on several.
     Raises: FileNotFoundError without results; ValueError for several results of a task, or an unknown number.
     """
-    tasks = COLLECTIONS[collection]
     runs: dict[tuple[str, str], Run] = {}
     for path in sorted(Path(root).rglob(METRICS)):
         folder = path.parent
         if test_set and folder.name != test_set:
             continue
-        run = _run_of(folder, Path(root), tasks)
+        run = _run_of(folder, Path(root), collection)
         if run is None:
             continue
         key = (run.task, run.seed)
@@ -96,10 +96,11 @@ def find_runs(root: str | os.PathLike[str], test_set: str = "", collection: str 
     return list(runs.values())
 
 
-def _run_of(folder: Path, root: Path, tasks: Sequence[str]) -> Run | None:
+def _run_of(folder: Path, root: Path, collection: str) -> Run | None:
+    tasks = COLLECTIONS[collection]
     for part in reversed(folder.relative_to(root).parts):
-        if part in tasks:
-            return Run(part, "", folder)
+        if (task := part.removeprefix(f"{collection}-")) in tasks:
+            return Run(task, "", folder)
         if found := FINE_TUNED.match(part):
             number = int(found["task"])
             if not 1 <= number <= len(tasks):

@@ -51,6 +51,15 @@ def test_collections_are_the_files_of_the_tasks():
         task_files("odinw_13", "nowhere")
 
 
+def test_both_collections_in_one_command(tmp_path):
+    """Tasks that both have are evaluated with the words of each, in folders that say which."""
+    for name, ap in (("odinw_13-pothole", 0.2), ("odinw_35-pothole", 0.4), ("WildfireSmoke", 0.1)):
+        write_result(tmp_path / "inference" / name / "val", ap)
+    for collection, tasks in (("odinw_13", {"pothole": 0.2}), ("odinw_35", {"WildfireSmoke": 0.1, "pothole": 0.4})):
+        summary = summarize_runs(find_runs(tmp_path, collection=collection), collection)
+        assert {task: entry["AP"] for task, entry in summary["tasks"].items()} == tasks
+
+
 def test_collections_are_found_from_any_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert len(task_files("odinw_13")) == 13
