@@ -9,7 +9,8 @@ all are in OUTPUT_DIR/results.json and .csv. The same command again goes on wher
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from maskrcnn_benchmark.cli.console import report_errors
 from maskrcnn_benchmark.cli.tools import parse_tool_arguments
@@ -20,13 +21,19 @@ from maskrcnn_benchmark.engine.tuning.finetune_run import run
 from maskrcnn_benchmark.engine.tuning.tuning_modes import report_freeze_options, tuning_highlevel_override
 from maskrcnn_benchmark.utils import env  # noqa: F401  runs the site's set-up
 
-__all__ = ["main", "report_freeze_options", "test", "train", "tuning_highlevel_override"]
+__all__ = ["main", "removekey", "report_freeze_options", "test", "train", "tuning_highlevel_override"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Flags may stand anywhere among the configuration entries."""
     args, opts = parse_tool_arguments(__doc__, add_arguments, argv)
     return run(args, opts)
+
+
+def removekey(d: Mapping[str, Any], listofkeys: Iterable[str]) -> dict[str, Any]:
+    """A copy of a dictionary without some keys, one or several. Nothing here needs it; other code imports it."""
+    removed = {listofkeys} if isinstance(listofkeys, str) else set(listofkeys)
+    return {key: value for key, value in d.items() if key not in removed}
 
 
 if __name__ == "__main__":

@@ -225,5 +225,8 @@ def test_fewer_pictures_than_a_batch(tune):
 
 
 def test_names_that_other_projects_import(tool):
-    names = ("train", "test", "tuning_highlevel_override", "report_freeze_options")
+    names = ("train", "test", "tuning_highlevel_override", "report_freeze_options", "removekey")
     assert all(callable(getattr(tool, name)) for name in names)
+    given = {"a": 1, "b": 2, "ab": 3}
+    assert tool.removekey(given, ["a", "b"]) == {"ab": 3} and tool.removekey(given, "ab") == {"a": 1, "b": 2}
+    assert len(given) == 3
