@@ -15,6 +15,9 @@ from maskrcnn_benchmark.config import try_to_find
 
 from .features import TextFeatures
 
+WIKI, BOTH = "wiki", ("gpt3_and_wiki", "wiki_and_gpt3")
+"""What GLIPKNOW.KNOWLEDGE_TYPE may name beside fields: `def_wiki`, and that together with `gpt3`."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -42,7 +45,11 @@ class Knowledge:
 
     @classmethod
     def from_config(cls, cfg) -> "Knowledge | None":
-        """None unless GLIPKNOW.PARALLEL_LANGUAGE_INPUT. Raises: ValueError on options that exclude each other."""
+        """None unless GLIPKNOW.PARALLEL_LANGUAGE_INPUT.
+
+        Raises: ValueError on options that exclude each other, and for a GLIPKNOW.KNOWLEDGE_TYPE that no class of the
+            file has; FileNotFoundError.
+        """
         know = cfg.GLIPKNOW
         if not know.PARALLEL_LANGUAGE_INPUT:
             return None
@@ -59,10 +66,18 @@ class Knowledge:
         entries = {}
         if know.KNOWLEDGE_FILE:
             entries = _read_entries(_find_file(know.KNOWLEDGE_FILE))
+        source = "def_wiki" if know.KNOWLEDGE_TYPE == WIKI else know.KNOWLEDGE_TYPE
+        use_both = know.WIKI_AND_GPT3 or source in BOTH
+        fields = dict.fromkeys(field for entry in entries.values() for field in entry)
+        if source and fields and source not in fields and not (use_both or know.ORIGINAL_CAPTIONS):
+            raise ValueError(
+                f"GLIPKNOW.KNOWLEDGE_TYPE={know.KNOWLEDGE_TYPE!r}: no class of {know.KNOWLEDGE_FILE} has such a field; "
+                f"known are {', '.join(map(str, fields))}, {BOTH[0]}"
+            )
         return cls(
             entries,
-            know.KNOWLEDGE_TYPE,
-            know.WIKI_AND_GPT3,
+            source,
+            know.WIKI_AND_GPT3 if know.ORIGINAL_CAPTIONS else use_both,
             know.GPT3_NUM,
             know.LAN_FEATURE_AGG_TYPE,
             know.MAX_NUM_CLASSES_PER_BATCH_TRAIN,
@@ -83,7 +98,8 @@ class Knowledge:
         else:
             known = (entry.get(self.source) if self.source else None) or []
             parts = [known] if isinstance(known, str) else known[: self.num_gpt3]
-        text, knowledge = entry.get("clean_name", name), " ".join(part.strip() for part in parts if part.strip())
+        knowledge = " ".join(filter(None, (str(part or "").strip() for part in parts)))
+        text = str(entry.get("clean_name", name))
         return f"{text}: {knowledge}" if knowledge else text
 
     def _original_caption(self, name: str, entry: Mapping[str, Any]) -> str:
@@ -130,7 +146,7 @@ def _read_entries(path: Path) -> dict[str, dict]:
     entries = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f"GLIPKNOW.KNOWLEDGE_FILE {str(path)!r} must map each class name to a table of its knowledge")
-    return entries
+    return {str(name): entry for name, entry in entries.items()}  # a class "7" without quotes is a number to YAML
 
 
 def class_features(text: TextFeatures, aggregation: str) -> tuple[Tensor, Tensor]:

@@ -132,6 +132,30 @@ def test_from_the_configuration(text_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("wiki", "7: a number."),
+        ("gpt3", "7: odd 3"),
+        ("gpt3_and_wiki", "7: a number. odd 3"),
+        ("wiki_and_gpt3", "7: a number. odd 3"),
+        ("", "7"),
+    ],
+)
+def test_kinds_of_knowledge(text_folder, tmp_path, kind, sentence):
+    """Their short names; and what YAML reads as a number where a text is meant."""
+    path = tmp_path / "knowledge.yaml"
+    path.write_text("7: {clean_name: 7, def_wiki: a number., gpt3: [odd, null, 3]}\n", encoding="utf-8")
+    options = (*PARALLEL, "GLIPKNOW.KNOWLEDGE_FILE", str(path), "GLIPKNOW.KNOWLEDGE_TYPE", kind)
+    assert Knowledge.from_config(tiny_config(text_folder, *options)).caption("7") == sentence
+
+
+def test_kind_of_knowledge_that_the_file_lacks(text_folder):
+    options = (*PARALLEL, "GLIPKNOW.KNOWLEDGE_FILE", "knowledge/scenes.yaml", "GLIPKNOW.KNOWLEDGE_TYPE", "gpt4")
+    with pytest.raises(ValueError, match="KNOWLEDGE_TYPE='gpt4': no class of knowledge/scenes.yaml .* def_wn, path_wn"):
+        Knowledge.from_config(tiny_config(text_folder, *options))
+
+
+@pytest.mark.parametrize(
     ("options", "error", "message"),
     [
         (("MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS", True), ValueError, "excludes MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS"),
