@@ -149,7 +149,7 @@ class PseudoLabelledCaptions(Dataset):
     def _target_item(self, index: int, record: CaptionRecord, greenlight_span: tuple[int, int]):
         """The item of a record, of whose caption masked language modelling scores the words in `greenlight_span`."""
         image = self.tsv.image(index)
-        boxes = torch.tensor(record.boxes, dtype=torch.float32).reshape(-1, 4)
+        boxes = self.tsv.boxes(index, record.boxes)
         target = BoxList(boxes, record.size or image.size, mode="xyxy")
         target.add_field("labels", torch.full((len(boxes),), _BOX_LABEL))
         target.add_field("row", torch.arange(len(boxes)))

@@ -154,13 +154,14 @@ def box_tensor(annotations: Sequence[Mapping[str, Any]]) -> Tensor:
         return tensor
     if not boxes:
         return torch.empty(0, 4)
-    wrong = next((one for one in annotations if not _is_box(one["bbox"])), annotations[0])
+    wrong = next((one for one in annotations if not is_box(one["bbox"])), annotations[0])
     raise ValueError(
         f"annotation {wrong.get('id')} of image {wrong.get('image_id')!r}: {wrong['bbox']!r} is no box of four numbers"
     )
 
 
-def _is_box(box: Any) -> bool:
+def is_box(box: Any) -> bool:
+    """Whether it is a list of four numbers."""
     return isinstance(box, Sequence) and len(box) == 4 and all(isinstance(number, int | float) for number in box)
 
 

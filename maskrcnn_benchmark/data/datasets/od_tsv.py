@@ -77,10 +77,10 @@ class ODTSVDataset(Dataset):
     def read_target(self, index: int, image_size: tuple[int, int]) -> BoxList:
         """The boxes of an item, xyxy, with their labels; image_size is (width, height).
 
-        Raises: ValueError for a class that the label map does not have.
+        Raises: ValueError for a class that the label map does not have, and for a box that is not four numbers.
         """
         objects = self._objects(index) if self.is_load_label else []
-        boxes = torch.tensor([item["rect"] for item in objects], dtype=torch.float32).reshape(-1, 4)
+        boxes = self.tsv.boxes(index, [item["rect"] for item in objects])
         target = BoxList(boxes, image_size, mode="xyxy")
         labels = [self._label(item["class"], index) for item in objects]
         target.add_field("labels", torch.tensor(labels, dtype=torch.int64))

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
+from maskrcnn_benchmark.data.datasets.coco import is_box
 from maskrcnn_benchmark.data.datasets.image_file import BrokenImage, decode_rgb, picture_size
 from maskrcnn_benchmark.data.datasets.tsv_parts import Paths, open_rows
 
@@ -85,8 +88,11 @@ def read_label_map(path: str | os.PathLike[str]) -> dict[str, int]:
     """
     path = Path(path)
     if path.suffix == ".json":
-        content = json.loads(path.read_text())
-        labels = {str(name): int(label) for name, label in content.get("label_to_idx", content).items()}
+        try:
+            content = json.loads(path.read_text())
+            labels = {str(name): int(label) for name, label in content.get("label_to_idx", content).items()}
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"label map {path} is no JSON object of numbers by class names: {error}") from error
     elif path.suffix == ".tsv":
         names = [line.split("\t")[0].strip() for line in path.read_text().splitlines() if line.strip()]
         labels = {name: label for label, name in enumerate(names, start=1)}
@@ -129,6 +135,11 @@ class TSVRows:
         self.sizes = open_rows(self.files.hw) if self.files.hw else None
         self._image_rows = self._match_images()
         self.rows = self._listed_rows()
+        if self.sizes is not None and len(self.rows) and self.rows.max() >= len(self.sizes):
+            raise ValueError(
+                f"{self.sizes.path} has the sizes of {len(self.sizes)} rows, but {self.yaml_file} has a row "
+                f"{self.rows.max()}"
+            )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,6 +161,12 @@ class TSVRows:
             return json.loads(cells[1])
         except ValueError as error:
             raise ValueError(f"row {row} of {self.labels.path} is not JSON: {error}") from error
+
+    def boxes(self, index: int, boxes: Sequence[Any]) -> Tensor:
+        """The boxes that the label row of an item has, (N, 4). Raises: ValueError, with the row, if one is none."""
+        if wrong := [box for box in boxes if not is_box(box)]:
+            raise ValueError(f"picture {self.key(index)!r} of {self.yaml_file}: {wrong[0]!r} is no box of four numbers")
+        return torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
 
     def image_bytes(self, index: int) -> bytes:
         """The picture file. Raises: BrokenImage, with file and row, if the cell is not base64."""
@@ -184,7 +201,10 @@ class TSVRows:
         available = len(self.labels if self.labels is not None else self.images)
         if not self.files.linelist:
             return np.arange(available)
-        rows = np.loadtxt(self.files.linelist, dtype=np.int64, ndmin=1)
+        try:
+            rows = np.loadtxt(self.files.linelist, dtype=np.int64, ndmin=1)
+        except ValueError as error:
+            raise ValueError(f"{self.files.linelist} does not have one row number per line: {error}") from error
         if rows.size and not 0 <= rows.min() <= rows.max() < available:
             wrong = rows[(rows < 0) | (rows >= available)][0]
             raise ValueError(f"{self.files.linelist} lists row {wrong}, but there are {available} rows")

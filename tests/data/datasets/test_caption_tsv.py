@@ -83,6 +83,12 @@ def test_boxes_refer_to_the_size_in_the_label(tmp_path, tokenizer):
     assert target.bbox.tolist() == [[side / 2 for side in box] for box in (CAT, far)]
 
 
+def test_boxes_that_are_none_are_named(tmp_path, tokenizer):
+    content = {"a": labels()["a"] | {"bboxes": [CAT, DOG[:3]]}}
+    with pytest.raises(ValueError, match=r"picture 'a' of .*data\.yaml: .* is no box of four numbers"):
+        dataset(tmp_path, tokenizer, content)[0]
+
+
 def test_rows_with_too_few_boxes_give_way(tmp_path, tokenizer):
     assert {dataset(tmp_path, tokenizer)[2][2] for _ in range(20)} == {0, 1}
     data = dataset(tmp_path, tokenizer, caption_min_box=3)

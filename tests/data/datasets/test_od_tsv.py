@@ -6,7 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from tsv_files import write_detection_tsv
+from tsv_files import write_detection_tsv, write_tsv
 
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.datasets.od_tsv import CocoDetectionTSV, ODTSVDataset
@@ -64,6 +64,35 @@ def test_mistakes_are_named(tmp_path, tokenizer):
     (tmp_path / "labels.json").write_text(json.dumps({"cat": 1}))
     with pytest.raises(ValueError, match="picture '7' .* no class 'hot_dog'"):
         ODTSVDataset(path)[0]
+
+
+@pytest.mark.parametrize("rect", [[10, 10, 39], [10, 10, "39", 39], None, 5])
+def test_boxes_that_are_none_are_named(tmp_path, rect):
+    path = write_detection_tsv(tmp_path)
+    write_tsv(tmp_path / "raw_label.tsv", [(key, json.dumps([{"class": "cat", "rect": rect}])) for key in "789"])
+    with pytest.raises(ValueError, match=r"picture '8' of .*data\.yaml: .* is no box of four numbers"):
+        ODTSVDataset(path)[1]
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", '{"cat": "one"}', '{"cat": null}'])
+def test_label_maps_that_are_none_are_named(tmp_path, content):
+    path = write_detection_tsv(tmp_path)
+    (tmp_path / "labels.json").write_text(content)
+    with pytest.raises(ValueError, match=r"label map .*labels\.json is no JSON object of numbers by class names: "):
+        ODTSVDataset(path)
+
+
+def test_files_of_other_rows_are_named(tmp_path):
+    path = write_detection_tsv(tmp_path, hw="hw.tsv", linelist="lines.tsv")
+    write_tsv(tmp_path / "hw.tsv", [("7", "80 100")])
+    (tmp_path / "lines.tsv").write_text("0\n0\n")
+    assert ODTSVDataset(path).get_img_info(1)["height"] == 80
+    (tmp_path / "lines.tsv").write_text("0\n2\n")
+    with pytest.raises(ValueError, match=r"hw\.tsv has the sizes of 1 rows, but .*data\.yaml has a row 2"):
+        ODTSVDataset(path)
+    (tmp_path / "lines.tsv").write_text("0\nseven\n")
+    with pytest.raises(ValueError, match=r"lines\.tsv does not have one row number per line: "):
+        ODTSVDataset(path)
 
 
 def test_caption_names_the_classes_of_the_picture(tmp_path, tokenizer):
