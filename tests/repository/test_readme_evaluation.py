@@ -81,7 +81,9 @@ def test_one_process(place, command):
         assert sorted(path.name for path in (place.folder / "vis").iterdir()) == ["tmp0.jpg", "tmp2.jpg"]
         return
     assert run_evaluation(None, [*words, *place.sizes]) == 0
-    assert list(Path(place.folder, "out/eval/glip_tiny/inference").rglob("bbox.csv"))
+    results = Path(place.folder, "out/eval/glip_tiny/inference")
+    assert list(results.rglob("bbox.csv"))
+    assert (results / "tasks.json").is_file() == ("pothole.yaml,configs" in command), "of several tasks with AP alone"
 
 
 @pytest.mark.slow

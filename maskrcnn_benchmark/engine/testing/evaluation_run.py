@@ -209,12 +209,14 @@ def _share_names(tasks: Sequence[Task]) -> bool:
 
 
 def _sum_up(figures: Mapping[str, Figures], log_dir: Path | None) -> None:
-    """Mean and median of AP over the tasks, each of them the mean over its test sets."""
+    """Mean and median of AP over the tasks, each of them the mean over its test sets; nothing where none has an AP."""
     precisions = {
         task: [mean_of_valid(np.array([values["AP"] for values in results.values()]))]
         for task, results in figures.items()
         if results and all("AP" in values for values in results.values())
     }
+    if not precisions:
+        return
     summary = summarize_tasks(precisions)
     logger.info("%d tasks with AP:\n%s", len(precisions), summary_table(summary))
     if log_dir is not None:
