@@ -22,6 +22,7 @@ from maskrcnn_benchmark.utils.messages import first_of
 Record = dict[str, Any]
 Content = dict[str, Any]
 _MANY_PICTURES = 2000  # for which a progress bar is shown
+_MOST_ID = 2**63
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +40,9 @@ def read_annotations(path: Path) -> Content:
             raise ValueError(f"the annotations '{path}' have no list {key!r}, which the COCO format has")
         if not content[key]:
             raise ValueError(f"the annotations '{path}' have an empty list {key!r}")
-        wrong = next((record for record in content[key] if not isinstance(record, dict)), None)
-        if wrong is not None:
-            raise ValueError(f"the annotations '{path}' have {wrong!r} in the list {key!r}, in place of a record")
+        wrong = [record for record in content[key] if not isinstance(record, dict)]
+        if wrong:
+            raise ValueError(f"the annotations '{path}' have {wrong[0]!r} in the list {key!r}, in place of a record")
     return content
 
 
@@ -70,6 +71,7 @@ def _checked_images(records: Sequence[Record], path: Path, folder: Path) -> dict
         image_id, name = record.get("id"), record.get("file_name")
         if not isinstance(image_id, int | str):
             raise ValueError(f"'{path}': image number {number} has the id {image_id!r}, neither a number nor a text")
+        _check_range(image_id, f"image number {number}", path)
         if not isinstance(name, str) or not name:
             raise ValueError(f"'{path}': image {image_id!r} has the file_name {name!r}, not the name of a file")
         if image_id in found:
@@ -116,6 +118,7 @@ def _checked_categories(content: Mapping[str, Any], path: Path, is_sorted: bool)
                 f"'{path}': category number {number} ({category.get('name')!r}) has the id {category.get('id')!r}, "
                 "not a whole number"
             )
+        _check_range(category["id"], f"category number {number} ({category.get('name')!r})", path)
     ids = Counter(category["id"] for category in content["categories"])
     if len(ids) < len(content["categories"]):
         raise ValueError(f"'{path}': two categories have the id {ids.most_common(1)[0][0]}")
@@ -246,8 +249,19 @@ def classes_without_boxes(content: Content) -> list[str]:
     return [category["name"] for category in content["categories"] if category["id"] not in shown]
 
 
+def _check_range(record_id: int | str, place: str, path: Path) -> None:
+    """Raises: ValueError for a number that does not fit into 64 bits, as tensors and arrays of ids need."""
+    if isinstance(record_id, int) and not -_MOST_ID <= record_id < _MOST_ID:
+        raise ValueError(f"'{path}': {place} has the id {record_id}, which takes more than 64 bits: number them anew")
+
+
 def _is_number(value: Any) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floating-point numbers
+        return False
 
 
 def _is_whole(value: Any) -> bool:

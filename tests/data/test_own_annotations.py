@@ -83,6 +83,13 @@ BAD = {
     "no id of a category": ({"categories": lambda c: c[0].pop("id")}, "has the id None, not a whole number"),
     "an id twice": ({"categories": lambda c: c[1].update(id=1)}, "two categories have the id 1"),
     "categories that are texts": ({"categories": lambda c: c.append("bird")}, "have 'bird' in the list 'categories'"),
+    "a record of nothing": ({"annotations": lambda a: a.append(None)}, "have None in the list 'annotations'"),
+    "a huge id of a category": (
+        {"categories": lambda c: c[0].update(id=2**63)},
+        r"category number 0 \('cup'\) has the id 9223372036854775808, which takes more than 64 bits",
+    ),
+    "a huge id of an image": ({"images": lambda c: c[0].update(id=-(2**63) - 1)}, "image number 0 has the id -922337203"),
+    "a huge number": ({"annotations": lambda a: a[0].update(bbox=[10**400, 2, 3, 4])}, "not four finite numbers"),
     "an empty name": ({"categories": lambda c: c[0].update(name="")}, "category 1 is called ''"),
     "no image": ({"annotations": lambda a: a[0].update(image_id="1")}, "of image '1' belongs to no image"),
     "no image id": ({"annotations": lambda a: a[0].pop("image_id")}, "of image None belongs to no image"),
