@@ -121,6 +121,10 @@ def plan_own_data(own: OwnData) -> Plan:
     Both parts are written to OUTPUT/data in the way that training reads them, see `own_annotations`.
     Raises: ValueError or OSError that names what cannot be used.
     """
+    if own.validation is None and own.validation_images is not None:
+        raise ValueError(
+            f"--val-images '{own.validation_images}' without --val: pictures that are set aside are those of --images"
+        )
     files = find_model(own.model)
     content = checked_annotations(own.annotations, own.images)
     choices: dict[str, str] = {}

@@ -287,6 +287,7 @@ def test_bad_arguments(data, model, tmp_path, capsys):
         (("--seed", str(2**70)), "give a number from 0 to"),
         (("--images", str(tmp_path / "nowhere")), "nowhere' is not there"),
         (("--val", str(tmp_path / "no.json")), "no.json"),
+        (("--val-images", str(tmp_path)), "without --val"),
     ):
         assert main(command(data, model, out, *more)) == 2
         assert message in capsys.readouterr().err
