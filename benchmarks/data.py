@@ -232,12 +232,18 @@ def memory_rows(num_images: int, num_boxes: int, workers: int) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=("caption", "loader", "memory"), help="these parts")
-    parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16], help="of the loader")
-    parser.add_argument("--memory-workers", type=int, default=16)
-    parser.add_argument("--images", type=int, default=600_000, help="of the large set")
-    parser.add_argument("--boxes", type=int, default=10_000_000)
-    parser.add_argument("--runs", type=int, default=40, help="texts, and batches of the loader, that are timed")
+    parser.add_argument("--only", nargs="+", choices=("caption", "loader", "memory"), help="these parts; default: all")
+    parser.add_argument(
+        "--workers", type=int, nargs="+", default=[0, 1, 2, 4, 8, 16], help="of the loader; default: %(default)s"
+    )
+    parser.add_argument(
+        "--memory-workers", type=int, default=16, help="of the loader of the large set; default: %(default)s"
+    )
+    parser.add_argument("--images", type=int, default=600_000, help="of the large set; default: %(default)s")
+    parser.add_argument("--boxes", type=int, default=10_000_000, help="default: %(default)s")
+    parser.add_argument(
+        "--runs", type=int, default=40, help="texts (20 or more), and batches of the loader; default: %(default)s"
+    )
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     args = parser.parse_args()
     parts = {

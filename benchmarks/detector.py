@@ -84,17 +84,25 @@ def _milliseconds(timing: Timing) -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(ROOT / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml"))
+    parser.add_argument(
+        "--config-file", default=str(ROOT / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml"), help="default: GLIP-T"
+    )
     parser.add_argument("--weights", help="a checkpoint; default: the parameters of the parity tests")
     parser.add_argument(
-        "--text-encoder", default=str(workload.GOLDEN / "bert"), help="name or folder of the text encoder"
+        "--text-encoder",
+        default=str(workload.GOLDEN / "bert"),
+        help="name or folder; default: that of the parity tests",
     )
-    parser.add_argument("--batch-size", type=int, default=1)
-    parser.add_argument("--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"))
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--warm-up", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=1, help="default: %(default)s")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"), help="default: 800 1344"
+    )
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="default: %(default)s"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument("--runs", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--warm-up", type=int, default=3, help="default: %(default)s")
     return parser.parse_args(argv)
 
 

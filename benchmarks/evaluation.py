@@ -366,16 +366,24 @@ def rows(args: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(workload.GLIP_T))
+    parser.add_argument("--config-file", default=str(workload.GLIP_T), help="default: GLIP-T")
     parser.add_argument("--weights", help="a checkpoint of the configuration")
-    parser.add_argument("--text-encoder", default=str(workload.GOLDEN / "bert"), help="name or folder")
+    parser.add_argument(
+        "--text-encoder",
+        default=str(workload.GOLDEN / "bert"),
+        help="name or folder; default: that of the parity tests",
+    )
     parser.add_argument("--model", help="instead of the configuration: glip_nano, a published model, or a folder")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--precision", choices=PRECISION_NAMES, default=DEFAULT_PRECISION)
-    parser.add_argument("--images", type=int, default=2000)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=16)
-    parser.add_argument("--processes", type=int, default=min(os.cpu_count() or 1, 32), help="that make the files")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
+    parser.add_argument(
+        "--precision", choices=PRECISION_NAMES, default=DEFAULT_PRECISION, help="default: %(default)s; on a CPU fp32"
+    )
+    parser.add_argument("--images", type=int, default=2000, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
+    parser.add_argument("--workers", type=int, default=16, help="default: %(default)s")
+    parser.add_argument(
+        "--processes", type=int, default=min(os.cpu_count() or 1, 32), help="that make the files; default: %(default)s"
+    )
     parser.add_argument(
         "--min-size", type=int, help="shorter side of the network's input; default: the configuration's"
     )

@@ -40,7 +40,7 @@ PARTS = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
-    parser.add_argument("--only", nargs="+", choices=["operators", *PARTS], help="these parts")
+    parser.add_argument("--only", nargs="+", choices=["operators", *PARTS], help="these parts; default: all")
     args = parser.parse_args()
     lines = [machine(torch.device("cuda"))]
 

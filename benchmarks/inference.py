@@ -176,21 +176,25 @@ def line(
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(GLIP_T))
+    parser.add_argument("--config-file", default=str(GLIP_T), help="default: GLIP-T")
     parser.add_argument("--weights", help="a checkpoint; default: the parameters of the parity tests")
-    parser.add_argument("--text-encoder", default=str(workload.GOLDEN / "bert"), help="name or folder")
-    parser.add_argument("--batch-size", type=int, default=1)
+    parser.add_argument(
+        "--text-encoder",
+        default=str(workload.GOLDEN / "bert"),
+        help="name or folder; default: that of the parity tests",
+    )
+    parser.add_argument("--batch-size", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
         "--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"),
         help="of the pictures; default 800 1344. Given several times: a batch of these sizes",
     )  # fmt: skip
-    parser.add_argument("--precision", choices=PRECISION_NAMES, default=DEFAULT_PRECISION)
+    parser.add_argument("--precision", choices=PRECISION_NAMES, default=DEFAULT_PRECISION, help="default: %(default)s")
     parser.add_argument("--chunks", action="store_true", help="1203 classes in 31 prompts for each picture")
-    parser.add_argument("--path", choices=("both", "plain", "accelerated"), default="both")
+    parser.add_argument("--path", choices=("both", "plain", "accelerated"), default="both", help="default: %(default)s")
     parser.add_argument("--no-graphs", action="store_true", help="without CUDA graphs")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--plain-runs", type=int, help="runs of the plain path, by default as many")
-    parser.add_argument("--warm-up", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=5, help="default: %(default)s")
     args = parser.parse_args(argv)
     args.size = args.size or [[800, 1344]]
     return args

@@ -193,7 +193,7 @@ PARTS = (deform_rows, focal_rows, nms_rows, two_way_rows)
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="default: %(default)s")
     args = parser.parse_args()
     sys.stdout.write(f"{machine(torch.device('cuda'))}\n\n{HEADER}\n")
     for rows in PARTS:

@@ -185,9 +185,11 @@ def check(ours: Side, our_step: Callable[[], object], plain: Side, plain_step: C
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     is_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if is_gpu else "cpu")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda" if is_gpu else "cpu", help="default: %(default)s"
+    )
     parser.add_argument("--config-file", help="default: GLIP-T on a GPU, the embedded model on a CPU")
-    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--runs", type=int, default=20, help="default: %(default)s")
     args = parser.parse_args(argv)
     args.config_file = args.config_file or str(workload.GLIP_T if args.device == "cuda" else NANO)
     return args

@@ -169,12 +169,14 @@ def row(world_size: int, args: argparse.Namespace, outcome: Measurement, single_
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     is_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if is_gpu else "cpu")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda" if is_gpu else "cpu", help="default: %(default)s"
+    )
     parser.add_argument("--processes", type=int, nargs="+", metavar="N", help="numbers of processes; 1 comes first")
     parser.add_argument("--config-file", help="default: GLIP-T on a GPU, the embedded model on a CPU")
     parser.add_argument("--batch-size", type=int, help="pictures of a process; default: 4, on a CPU 2")
     parser.add_argument("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="default: 800 1344, or 160 224")
-    parser.add_argument("--boxes", type=int, default=10, help="of a picture")
+    parser.add_argument("--boxes", type=int, default=10, help="of a picture; default: %(default)s")
     parser.add_argument("--rounds", type=int, help=f"of {STEPS_PER_ROUND} steps; default: 5, on a CPU 3")
     parser.add_argument("--warm-up", type=int, help="steps before; default: 10, on a CPU 2")
     args, args.opts = parser.parse_known_args(argv)

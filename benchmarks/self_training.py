@@ -66,7 +66,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--label-processes", type=count, default=4 if torch.cuda.is_available() else 1, metavar="N",
         help="that label; they share the first GPU (%(default)s)",
     )  # fmt: skip
-    parser.add_argument("--workers", type=int, default=min(processors(), 14), metavar="N", help="of the loader")
+    parser.add_argument(
+        "--workers", type=int, default=min(processors(), 14), metavar="N", help="of the loader (%(default)s)"
+    )
     parser.add_argument("--max-minutes", type=float, metavar="M", help="train no longer; the same command goes on")
     return parser.parse_args(argv)
 

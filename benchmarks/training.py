@@ -99,11 +99,13 @@ def _kernels(step) -> list[tuple[float, int, str]]:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8])
-    parser.add_argument("--dtypes", nargs="+", choices=("float16", "bfloat16"), default=["float16"])
-    parser.add_argument("--rounds", type=int, default=20, help=f"of {STEPS_PER_ROUND} steps")
-    parser.add_argument("--warm-up", type=int, default=8, help="steps before")
-    parser.add_argument("--accelerated-only", action="store_true")
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 8], help="default: %(default)s")
+    parser.add_argument(
+        "--dtypes", nargs="+", choices=("float16", "bfloat16"), default=["float16"], help="default: %(default)s"
+    )
+    parser.add_argument("--rounds", type=int, default=20, help=f"of {STEPS_PER_ROUND} steps; default: %(default)s")
+    parser.add_argument("--warm-up", type=int, default=8, help="steps before; default: %(default)s")
+    parser.add_argument("--accelerated-only", action="store_true", help="leave the plain modules out")
     parser.add_argument("--profile", type=int, default=0, metavar="N", help="also list the N slowest kernels")
     return parser.parse_args(argv)
 

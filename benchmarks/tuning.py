@@ -182,12 +182,19 @@ def count_preset(preset: str, size: tuple[int, int]) -> Operations:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=2, help="of a round")
-    parser.add_argument("--warm-up", type=int, default=7, help="steps before; recordings are made in the fourth")
-    parser.add_argument("--seconds", type=float, default=4.0, help="after which no round begins")
+    parser.add_argument(
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: %(default)s",
+    )
+    parser.add_argument("--batch-size", type=int, help="default: 4, on a CPU 2")
+    parser.add_argument("--rounds", type=int, default=20, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, default=2, help="of a round; default: %(default)s")
+    parser.add_argument(
+        "--warm-up", type=int, default=7, help="steps before; recordings are made in the fourth; default: %(default)s"
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="after which no round begins; default: %(default)s")
     parser.add_argument("--count", action="store_true", help="count operations and end")
     own = parser.parse_args(argv)
     args = scaling.parse(["--device", own.device])  # the model, its size and the boxes
