@@ -391,7 +391,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="also write the report to this file")
     args = parser.parse_args()
     os.environ.setdefault("TEARDOWN_CUPTI", "0")  # CUDA graphs outlive a profile
-    settings = f"{args.model or Path(args.config_file).stem}, batch {args.batch_size}, {args.precision}"
+    precision = "fp32" if torch.device(args.device).type == "cpu" else args.precision
+    settings = f"{args.model or Path(args.config_file).stem}, batch {args.batch_size}, {precision}"
     heading = [machine(torch.device(args.device)), "", f"{settings}, {args.workers} workers;"]
     with contextlib.nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:
         show(itertools.chain(heading, rows(args, Path(folder))), args.output)
