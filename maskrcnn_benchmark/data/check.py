@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from maskrcnn_benchmark.config.catalog_file import load_catalog
 from maskrcnn_benchmark.data.build import dataset_names, make_dataset, register_datasets
 from maskrcnn_benchmark.data.dataset_options import dataset_options
+from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.inspection import (
     DatasetReport,
     ItemReport,
@@ -20,6 +21,7 @@ from maskrcnn_benchmark.data.inspection import (
     read_item,
 )
 from maskrcnn_benchmark.data.malformed import malformed_annotations_named
+from maskrcnn_benchmark.data.tuning_checks import warn_of_names
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.visualization.contact_sheet import Sample, contact_sheet
 
@@ -36,7 +38,8 @@ def check_datasets(
 ) -> Iterator[tuple[DatasetReport, Path]]:
     """Inspects DATASETS.TRAIN or DATASETS.TEST one after the other.
 
-    Writes NAME.json, the report, and NAME.png, a contact sheet of SAMPLES items, to `folder`.
+    Writes NAME.json, the report, and NAME.png, a contact sheet of SAMPLES items, to `folder`. Class names that the
+    model cannot tell apart are logged.
 
     Args:
         workers: processes that read, 0 for this one.
@@ -50,6 +53,8 @@ def check_datasets(
     options = dataset_options(cfg, is_train)
     for name, description in found.items():
         dataset = make_untransformed(name, description, options, tokenizer)
+        if isinstance(dataset, CocoGrounding):
+            warn_of_names(name, dataset, tokenizer)
         report = inspect_dataset(
             name,
             dataset,

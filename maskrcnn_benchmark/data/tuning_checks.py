@@ -63,7 +63,7 @@ def check_training_parts(parts: Mapping[str, Dataset], tokenizer, max_tokens: in
                 listed(absent),
             )
         if isinstance(dataset, CocoGrounding):
-            _warn_of_names(name, dataset, tokenizer)
+            warn_of_names(name, dataset, tokenizer)
         if isinstance(dataset, CocoGrounding) and isinstance(dataset.prompt, FullPrompt):
             _check_readable(name, dataset.prompt, boxes, tokenizer, max_tokens)
     if not has_boxes:
@@ -130,8 +130,8 @@ def _count_boxes(name: str, dataset: COCODataset | CocoGrounding) -> Counter[int
     return counts
 
 
-def _warn_of_names(name: str, dataset: CocoGrounding, tokenizer) -> None:
-    """Classes that the model cannot tell from others by their names."""
+def warn_of_names(name: str, dataset: CocoGrounding, tokenizer) -> None:
+    """Logs the classes that the model cannot tell from others by their names."""
     texts, has_manual_prompt = list(dataset.numbering.names.values()), False
     if isinstance(dataset.prompt, FullPrompt):
         caption, spans = dataset.prompt.caption_in_order()

@@ -109,6 +109,16 @@ def test_good_data(folder, kind, make):
     }  # fmt: skip
 
 
+def test_names_that_cannot_be_told_apart(folder, caplog):
+    content = detection()
+    content["categories"][1]["name"] = "Red_ball"
+    content["categories"][2]["name"] = "\u732b"
+    assert folder.check("grounding", content)[0] == console.OK
+    alike, unknown = caplog.messages
+    assert "toy has 2 classes whose names are alike" in alike and "'red ball', 'Red ball'" in alike
+    assert "toy has 1 class names with words that the text encoder does not know" in unknown and "\u732b" in unknown
+
+
 @pytest.mark.parametrize("fault", ["missing", "cut", "not a picture"])
 def test_broken_pictures(folder, fault):
     path = folder.path / "2.png"

@@ -5,6 +5,7 @@ copies the page. Packed, a box takes some 80 bytes, and only the block is looked
 """
 
 import contextlib
+import logging
 import marshal
 import os
 import struct
@@ -17,6 +18,9 @@ from pycocotools.coco import COCO
 from tqdm import tqdm
 
 from maskrcnn_benchmark.data.datasets.json_stream import InvalidJson, NotAnObject, read_members
+from maskrcnn_benchmark.text.class_names import listed
+
+logger = logging.getLogger(__name__)
 
 UNUSED_KEYS = ("segmentation",)
 """Parts of an annotation that training does not read; they are several times as large as the rest."""
@@ -97,6 +101,10 @@ class PackedRecords(Mapping[Any, Any]):
         values = marshal.loads(b"[" + struct.pack("<i", self._counts[row]) + packed)  # as marshal writes a list
         return [self._codec.decode(record) for record in values]
 
+    def counts(self) -> dict[Any, int]:
+        """How many records each key has."""
+        return dict(zip(self._rows, self._counts.tolist(), strict=True))
+
     def __getitem__(self, key: Any) -> Any:
         return self.records(key)[-1]
 
@@ -126,7 +134,8 @@ def load_packed_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
     """What load_coco_json reads, for training: `imgs` and `imgToAnns` packed, without UNUSED_KEYS and what else refers
     to single annotations. The file is read piece by piece.
 
-    An evaluation needs `anns` and must not use this.
+    An evaluation needs `anns` and must not use this. Images of one id, and annotations of images that are not listed,
+    are logged.
 
     Raises: FileNotFoundError or ValueError, as load_coco_json does.
     """
@@ -156,7 +165,26 @@ def load_packed_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
     coco.dataset = members
     coco.imgs, coco.imgToAnns = PackedRecords(images), PackedAnnotations(annotations)
     coco.cats = categories
+    _warn_of_ids(name, coco.imgs, coco.imgToAnns)
     return coco
+
+
+def _warn_of_ids(name: str, images: PackedRecords, annotations: PackedRecords) -> None:
+    """Logs ids by which images or annotations get lost."""
+    if repeated := [key for key, count in images.counts().items() if count > 1]:
+        logger.warning(
+            "annotation file %s: %d image ids come more than once, and only the last image of each is used: %s",
+            name,
+            len(repeated),
+            listed(list(map(str, repeated))),
+        )
+    if unlisted := {key: count for key, count in annotations.counts().items() if key not in images}:
+        logger.warning(
+            "annotation file %s: %d annotations are of images that are not in its list: %s",
+            name,
+            sum(unlisted.values()),
+            listed(list(map(str, unlisted))),
+        )
 
 
 @contextlib.contextmanager

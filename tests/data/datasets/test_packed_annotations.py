@@ -78,6 +78,21 @@ def test_whole_files(tmp_path, write):
     assert packed.cats == plain.cats
 
 
+def test_ids_by_which_something_gets_lost_are_told(tmp_path, caplog):
+    path = write_coco_toy(tmp_path)
+    content = json.loads(path.read_text())
+    load_packed_coco_json(path)
+    assert not caplog.messages
+    number = content["images"][0]["id"]
+    content["images"].append(content["images"][0])
+    content["annotations"] += [{**content["annotations"][0], "image_id": 4711}] * 2
+    path.write_text(json.dumps(content))
+    assert number in load_packed_coco_json(path).imgs
+    repeated, unlisted = caplog.messages
+    assert f"toy.json: 1 image ids come more than once, and only the last image of each is used: '{number}'" in repeated
+    assert "toy.json: 2 annotations are of images that are not in its list: '4711'" in unlisted
+
+
 def test_outlines_are_left_out(tmp_path):
     path = write_coco_toy(tmp_path)
     content = json.loads(path.read_text())
