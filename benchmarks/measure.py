@@ -64,8 +64,10 @@ def show(lines: Iterable[str], output: Path | None) -> None:
 
 
 def machine(device: torch.device) -> str:
-    """What the figures were measured on: device, threads, versions and commit."""
+    """What the figures were measured on: device, threads, versions and commit. Ends the program if it is not there."""
     if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise SystemExit("this benchmark needs a CUDA device; benchmarks/run.py also measures on a CPU")
         name = f"{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}"
     else:
         name = f"{_processor()}, {torch.get_num_threads()} threads"
