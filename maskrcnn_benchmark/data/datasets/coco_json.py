@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import logging
 import math
 import os
 import random
@@ -11,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pycocotools.coco import COCO
+
+logger = logging.getLogger(__name__)
 
 Annotation = Mapping[str, Any]
 MIN_SIDE = 1  # pixels; an annotation needs a side beyond this to count
@@ -75,11 +78,11 @@ def check_records(coco: COCO, numbering: "CategoryNumbering | None" = None) -> N
             the records.
     Raises: ValueError for an image without its size or with a file name that is no text, for an annotation whose box is
         not four numbers, whose area is no number or whose category has no label, and with `numbering` for ids of
-        annotations that come twice and ids of categories of several types.
+        categories of several types. Ids of annotations that come twice are logged.
     """
     if numbering is not None:
         sorted_ids("category", numbering.label_of)
-        _check_annotation_ids(coco)
+        _warn_of_annotation_ids(coco)
     for image_id, record in coco.imgs.items():
         size = [record.get(side) for side in ("width", "height")]
         if not all(isinstance(side, int | float) and side > 0 for side in size):
@@ -100,15 +103,18 @@ def check_records(coco: COCO, numbering: "CategoryNumbering | None" = None) -> N
             label(annotation)
 
 
-def _check_annotation_ids(coco: COCO) -> None:
-    """Raises: ValueError for an id that comes twice: pycocotools takes the last annotation for all of that id."""
+def _warn_of_annotation_ids(coco: COCO) -> None:
+    """Logs ids that come twice; the figures are those of pycocotools all the same, as published ones are."""
     records = coco.dataset.get("annotations", [])
     if len(coco.anns) != len(records):
         ids = Counter(record["id"] for record in records)
         repeated = [annotation_id for annotation_id, count in ids.items() if count > 1]
-        raise ValueError(
-            f"{len(repeated)} annotation ids come more than once: {', '.join(map(repr, repeated[:5]))}"
-            f"{' ...' if len(repeated) > 5 else ''}; number the annotations anew"
+        logger.warning(
+            "%d annotation ids come more than once, and pycocotools takes the last annotation for all of that id: %s%s; "
+            "number the annotations anew",
+            len(repeated),
+            ", ".join(map(repr, repeated[:5])),
+            " ..." if len(repeated) > 5 else "",
         )
 
 

@@ -38,7 +38,6 @@ def test_files_that_are_not_in_the_format(tmp_path, section, entries, message):
 @pytest.mark.parametrize(
     ("section", "entries", "message"),
     [
-        ("annotations", {"id": 3}, "1 annotation ids come more than once: 3; number the annotations anew"),
         ("annotations", {"area": "900"}, "annotation 1 has the area '900', not a number"),
         ("categories", {"id": "cat"}, "category ids must all be numbers or all be texts, not 'cat', 3, 11"),
         ("images", {"file_name": None}, "image 5 has the file_name None, not a text"),
@@ -48,6 +47,12 @@ def test_records_that_only_the_end_of_an_evaluation_would_stumble_over(tmp_path,
     coco = load_coco_json(changed(tmp_path, section, entries))
     with pytest.raises(ValueError, match=message):
         check_records(coco, CategoryNumbering(coco.dataset["categories"]))
+
+
+def test_ids_of_annotations_that_come_twice(tmp_path, caplog):
+    coco = load_coco_json(changed(tmp_path, "annotations", {"id": 3}))
+    check_records(coco, CategoryNumbering(coco.dataset["categories"]))
+    assert "1 annotation ids come more than once" in caplog.text and ": 3; number the annotations anew" in caplog.text
 
 
 def test_null_counts_as_missing(tmp_path):
