@@ -110,7 +110,7 @@ def _warn_of_annotation_ids(coco: COCO) -> None:
         ids = Counter(record["id"] for record in records)
         repeated = [annotation_id for annotation_id, count in ids.items() if count > 1]
         logger.warning(
-            "%d annotation ids come more than once, and pycocotools takes the last annotation for all of that id: %s%s; "
+            "%d annotation ids come more than once, and pycocotools takes the last annotation for all of an id: %s%s; "
             "number the annotations anew",
             len(repeated),
             ", ".join(map(repr, repeated[:5])),
