@@ -2,7 +2,8 @@
 
 import logging
 from collections import OrderedDict
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -55,8 +56,16 @@ class Backbone(nn.Sequential):
             text = text.replace(hidden=hidden)
         return BackboneOutput(self.fpn(maps), maps[-2] if self.return_c4 and self.reads_text else None, text)
 
-    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self.encode(images).levels
+    def forward(
+        self, images: Tensor | Mapping[str, Any]
+    ) -> tuple[Tensor, ...] | tuple[tuple[Tensor, ...], TextFeatures | None, Tensor | None]:
+        """Images (B, 3, H, W) -> levels. `{"img": images, "lang": text}`, as bodies that read text were called
+        historically, with TextFeatures or a dict of them -> (levels, text, stride-16 body map or None).
+        """
+        if not isinstance(images, Mapping):
+            return self.encode(images).levels
+        levels, c4, text = self.encode(images["img"], TextFeatures.of(images["lang"]))
+        return levels, text, c4
 
 
 def build_swin_body(cfg) -> SwinTransformer:

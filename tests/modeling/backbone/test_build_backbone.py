@@ -44,6 +44,18 @@ def test_bodies_that_read_text(text_folder, version):
         backbone.encode(torch.randn(1, 3, 64, 64), text(1, 7))
 
 
+@torch.no_grad()
+def test_bodies_that_read_text_are_called_with_a_dict(text_folder):
+    """The historical call, with the text as a plain dict, and its three results."""
+    cfg = tiny_config(text_folder, "MODEL.SWINT.VERSION", "vl", "MODEL.FPN.RETURN_SWINT_FEATURE_BEFORE_FUSION", True)
+    backbone = build_backbone(cfg).eval()
+    images, given = torch.randn(2, 3, 64, 64), text(2)
+    expected = backbone.encode(images, given)
+    levels, found, c4 = backbone({"img": images, "lang": {"hidden": given.hidden, "masks": given.masks}})
+    assert isinstance(levels, tuple) and all(map(torch.equal, levels, expected.levels))
+    assert torch.equal(found["hidden"], expected.text.hidden) and torch.equal(c4, expected.c4)
+
+
 @pytest.mark.parametrize(("version", "layer_scale", "has_gamma"), [("v1", 1, False), ("v2", 0, False), ("v2", 1, True)])
 def test_versions_without_text(text_folder, version, layer_scale, has_gamma):
     options = ("MODEL.SWINT.VERSION", version, "MODEL.SWINT.LAYER_SCALE", layer_scale)
