@@ -16,10 +16,10 @@ from maskrcnn_benchmark.engine.image_io import load_image
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = Parser(prog="tools/demo.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--image", required=True, type=Path)
+    parser.add_argument("--image", required=True, type=Path, metavar="FILE", help="the picture")
     text = parser.add_mutually_exclusive_group(required=True)
     text.add_argument("--caption", help="a sentence; its noun phrases are searched for")
-    text.add_argument("--categories", nargs="+", help="class names")
+    text.add_argument("--categories", nargs="+", metavar="NAME", help="class names")
     text.add_argument("--entities-json", type=Path, metavar="FILE", help="a caption and the parts of it to find")
     add_model_arguments(parser)
     add_selection_arguments(parser)

@@ -30,11 +30,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="tools/evaluate_scenes.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_model_arguments(parser, batch_size=16)
-    parser.add_argument("--data", type=Path, default=Path("DATASET/scenes"), help="folder of the sets (%(default)s)")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path("DATASET/scenes"),
+        metavar="DIR",
+        help="folder of the sets; default: %(default)s",
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON file for the figures")
     parser.add_argument("--limit", type=count, metavar="N", help="evaluate only the first pictures and sentences")
     parser.add_argument(
-        "--workers", type=count, metavar="N", default=processors(), help="processes that generate scenes"
+        "--workers",
+        type=count,
+        metavar="N",
+        default=processors(),
+        help="processes that generate scenes; default: one per core",
     )
     args = parser.parse_args(argv)
     detector = load_detector(args)
@@ -63,9 +73,9 @@ def scenes_folder(data: Path, name: str, workers: int) -> Path:
     """The folder of a fixed set, generated where it is missing."""
     folder = data / name
     if not (folder / "instances.json").is_file():
-        count, seed = FIXED_SETS[name]
-        print(f"generating {count} scenes in {folder}", flush=True)
-        write_dataset(folder, name, count, seed, workers=workers, progress=lambda scenes: tqdm(scenes, total=count))
+        number, seed = FIXED_SETS[name]
+        print(f"generating {number} scenes in {folder}", flush=True)
+        write_dataset(folder, name, number, seed, workers=workers, progress=lambda scenes: tqdm(scenes, total=number))
     return folder
 
 

@@ -19,13 +19,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="tools/export_model.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE")
+    parser.add_argument("--checkpoint", required=True, type=Path, metavar="FILE", help="of the training run")
     parser.add_argument("--config-file", required=True, type=Path, metavar="FILE", help="of the model")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder to fill")
     parser.add_argument(
         "--key", help="entry of the checkpoint: model or model_ema (default: model_ema where there is one)"
     )
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="float16")
+    parser.add_argument(
+        "--dtype", choices=sorted(DTYPES), default="float16", help="of the weights (default: %(default)s)"
+    )
     parser.add_argument("--no-vocabulary", action="store_true", help="leave the text encoder's folder out")
     args = parser.parse_args(argv)
     exported = export_model(

@@ -49,16 +49,32 @@ class Run(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="tools/few_shot_scenes.py", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--modes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES))
-    parser.add_argument("--shots", nargs="+", type=count, default=[1, 3, 5, 10])
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--device")
-    parser.add_argument("--iterations", type=count, help="of every training; default: as glip finetune chooses")
-    parser.add_argument("--batch-size", type=count)
-    parser.add_argument("--processes", type=count, default=1, metavar="N", help="trainings at a time (%(default)s)")
-    parser.add_argument("--scenes", nargs=3, type=count, default=[300, 40, 200], metavar=("TRAIN", "VAL", "TEST"))
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of everything")
+    parser.add_argument("--modes", nargs="+", choices=tuple(RECIPES), default=list(RECIPES), help="default: all")
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=count,
+        default=[1, 3, 5, 10],
+        metavar="N",
+        help="pictures per class; default: 1 3 5 10",
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[0, 1, 2], metavar="N", help="of the pictures; default: 0 1 2"
+    )
+    parser.add_argument(
+        "--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="to start from; default: %(default)s"
+    )
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
+    parser.add_argument(
+        "--iterations", type=count, metavar="N", help="of every training; default: as glip finetune chooses"
+    )
+    parser.add_argument("--batch-size", type=count, metavar="N", help="default: 4, on a CPU 2")
+    parser.add_argument("--processes", type=count, default=1, metavar="N", help="trainings at a time; default: 1")
+    parser.add_argument(
+        "--scenes", nargs=3, type=count, default=[300, 40, 200], metavar=("TRAIN", "VAL", "TEST"),
+        help="numbers of scenes; default: 300 40 200",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)
     _start_process(args)

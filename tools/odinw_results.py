@@ -28,9 +28,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="tools/odinw_results.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER")
-    parser.add_argument("--collection", choices=COLLECTIONS, default="odinw_13", help="(%(default)s)")
-    parser.add_argument("--test-set", default="", help="the test set that counts, where tasks have several")
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="results of tasks; see above")
+    parser.add_argument(
+        "--collection", choices=COLLECTIONS, default="odinw_13", help="which tasks; default: %(default)s"
+    )
+    parser.add_argument(
+        "--test-set", default="", metavar="NAME", help="the test set that counts, where tasks have several"
+    )
     parser.add_argument("--leaderboard", type=Path, metavar="FILE", help="write all detections to FILE")
     parser.add_argument(
         "--names", type=Path, metavar="FILE", help="JSON {task: name on the leaderboard}, for names that differ"

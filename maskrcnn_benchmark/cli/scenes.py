@@ -1,4 +1,4 @@
-"""Writes procedural scenes. glip scenes --out DIR --split train|val|novel --num N --seed S"""
+"""``glip scenes``: a data set of drawn scenes."""
 
 import argparse
 import sys
@@ -17,18 +17,22 @@ from maskrcnn_benchmark.scenes.styles import PLAIN, STYLES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, type=Path, help="folder to create; it must not exist or be empty")
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="folder to create; one that exists must be empty"
+    )
     parser.add_argument(
         "--split",
         choices=SPLITS,
         default="train",
         help="novel also shows the colour-kind pairs that the others never do",
     )
-    parser.add_argument("--num", type=int, default=1000, help="number of scenes (default: %(default)s)")
+    parser.add_argument("--num", type=int, default=1000, metavar="N", help="number of scenes (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=0, help="the same seed gives the same scenes (default: %(default)s)"
+        "--seed", type=int, default=0, metavar="N", help="the same seed gives the same scenes (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=processors(), help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, default=processors(), metavar="N", help="processes (default: one per core)"
+    )
     parser.add_argument("--format", choices=FORMATS, default="jpg", help="of the pictures (default: %(default)s)")
     parser.add_argument("--style", choices=STYLES, default=PLAIN, help="how they are drawn (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -39,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "scenes",
         help="write procedural scenes with boxes and captions",
-        description="Writes OUT/images, OUT/instances.json (COCO detection) and OUT/grounding.json (captions).",
+        description="Writes DIR/images, DIR/instances.json (COCO detection) and DIR/grounding.json (captions).",
     )
     add_arguments(parser)
     return parser
