@@ -11,7 +11,7 @@ from torch import Tensor
 
 from maskrcnn_benchmark.config import try_to_find
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
-from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
+from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset, GroundingJson
 from maskrcnn_benchmark.engine.testing.prediction_store import PredictionStore
 from maskrcnn_benchmark.evaluation import LVIS, COCOResults, LvisEvaluator, PhraseRecall
 from maskrcnn_benchmark.evaluation.dispatch import evaluate
@@ -26,6 +26,9 @@ from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 from maskrcnn_benchmark.utils.weight_files import write_pickled
 
 Result = tuple[COCOResults, Any] | dict[str, Any]
+
+GT_TYPES = ("separate", "merged")  # ANY-BOX and MERGED-BOX
+ENTITIES_KEYS = ("original_img_id", "sentence_id")
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +123,11 @@ def _evaluate_phrases(
         entities = _entities_folder(cfg)
         if entities is not None:
             return _evaluate_flickr(dataset, store, cfg, output_folder, entities, dataset_name)
+        logger.warning(
+            "Flickr30k Entities are not at %s (DATASETS.FLICKR_ENTITIES): recall is measured against the boxes of the "
+            "annotation file, without types of phrases",
+            cfg.DATASETS.FLICKR_ENTITIES,
+        )
     recall = PhraseRecall(merge_boxes=cfg.DATASETS.FLICKR_GT_TYPE == "merged")
     for index, detections in store:
         record = dataset.get_img_info(index)
@@ -133,16 +141,35 @@ def _evaluate_phrases(
     return figures
 
 
+def check_sentences(dataset: GroundingJson, cfg) -> None:
+    """Looks for what the evaluation of phrases could only stumble over at its end.
+
+    Raises: ValueError for an annotation that names no phrase, for a sentence of Flickr30k whose place in Flickr30k
+        Entities is not told, and for an unknown protocol.
+    """
+    if cfg.DATASETS.FLICKR_GT_TYPE not in GT_TYPES:
+        raise ValueError(f"DATASETS.FLICKR_GT_TYPE={cfg.DATASETS.FLICKR_GT_TYPE!r}: known are {', '.join(GT_TYPES)}")
+    needed = ENTITIES_KEYS if isinstance(dataset, FlickrDataset) and _entities_folder(cfg) is not None else ()
+    for index in range(len(dataset)):
+        record = dataset.get_img_info(index)
+        if missing := [key for key in needed if key not in record]:
+            raise ValueError(
+                f"image {record['id']!r} has no {missing[0]}, which recall on Flickr30k Entities needs "
+                "(DATASETS.FLICKR_ENTITIES '' measures it against the boxes of the annotation file)"
+            )
+        for annotation in dataset.coco.imgToAnns[record["id"]]:
+            if "tokens_positive" not in annotation:
+                raise ValueError(
+                    f"annotation {annotation['id']!r} of image {record['id']!r} has no tokens_positive, the characters "
+                    "of the phrase that it shows"
+                )
+
+
 def _entities_folder(cfg) -> str | None:
-    """The folder of Flickr30k Entities, None with a warning where it is not there."""
+    """The folder of Flickr30k Entities, None where it is not there."""
     try:
-        return try_to_find(cfg.DATASETS.FLICKR_ENTITIES)
+        return try_to_find(cfg.DATASETS.FLICKR_ENTITIES) or None
     except FileNotFoundError:
-        logger.warning(
-            "Flickr30k Entities are not at %s (DATASETS.FLICKR_ENTITIES): recall is measured against the boxes of the "
-            "annotation file, without types of phrases",
-            cfg.DATASETS.FLICKR_ENTITIES,
-        )
         return None
 
 

@@ -19,12 +19,13 @@ from maskrcnn_benchmark.config import CfgNode, default_config
 from maskrcnn_benchmark.data.build import dataset_names, find_datasets, make_data_loader
 from maskrcnn_benchmark.data.datasets.coco_json import check_records
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
+from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
 from maskrcnn_benchmark.data.picture_files import describe_missing, missing_pictures
 from maskrcnn_benchmark.data.samplers.evaluation import EvaluationBatches
-from maskrcnn_benchmark.engine.inference import inference, plain_dataset
+from maskrcnn_benchmark.engine.inference import GROUNDING, inference, plain_dataset
 from maskrcnn_benchmark.engine.launch import process_group
 from maskrcnn_benchmark.engine.model_files import find_model
-from maskrcnn_benchmark.engine.testing.dataset_figures import figures_of
+from maskrcnn_benchmark.engine.testing.dataset_figures import check_sentences, figures_of
 from maskrcnn_benchmark.engine.testing.task_model import TaskModel, find_weight, last_checkpoint, weight_name
 from maskrcnn_benchmark.engine.text_files import use_local_text_files
 from maskrcnn_benchmark.evaluation.average_precision import mean_of_valid
@@ -251,7 +252,7 @@ def evaluate_task(
     names = dataset_names(cfg, is_train=False)
     loaders = make_data_loader(cfg, is_train=False, is_distributed=comm.get_world_size() > 1, for_evaluation=True)
     for name, loader in zip(names, loaders, strict=True):
-        _check_annotations(name, loader)
+        _check_annotations(name, loader, cfg)
         _check_pictures(name, loader, options.skip_missing)
         target = None if folder is None else folder / name
         if target is not None:
@@ -292,7 +293,7 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _check_annotations(name: str, loader) -> None:
+def _check_annotations(name: str, loader, cfg: CfgNode) -> None:
     """Looks at the annotations of a test set before any time goes into it."""
     dataset = plain_dataset(loader)
     try:
@@ -302,6 +303,8 @@ def _check_annotations(name: str, loader) -> None:
         elif hasattr(dataset, "coco"):
             is_labelled = not getattr(dataset, "class_agnostic", False)
             check_records(dataset.coco, getattr(dataset, "numbering", None) if is_labelled else None)
+        if isinstance(dataset, GroundingJson) and cfg.TEST.EVAL_TASK == GROUNDING:
+            check_sentences(dataset, cfg)
     except ValueError as error:
         raise ValueError(f"test set {name}: {error}") from error
 
