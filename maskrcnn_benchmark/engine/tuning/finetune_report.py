@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from prettytable import PrettyTable
 
+from maskrcnn_benchmark.data.build import dataset_names
 from maskrcnn_benchmark.engine.training.validation import score_of
 from maskrcnn_benchmark.engine.tuning.finetune import TuningResult, write_json
 from maskrcnn_benchmark.engine.tuning.finetune_plan import TEST_SET, PlannedTuning
@@ -36,7 +37,7 @@ class Row(NamedTuple):
     Attributes:
         shots: pictures per category, 0 for all. measured_on: a test set, or the best in validation.
         task: or the mean over all tasks. score: mean over the seeds. std: over the seeds. seeds: their number.
-        before: mean score in validation before training, where it was measured.
+        before: mean score before training, where it was measured on the same data, those of validation.
     """
 
     shots: int
@@ -53,7 +54,7 @@ def summarize(outcomes: Sequence[Outcome]) -> list[Row]:
     rows: list[Row] = []
     for (shots, measured_on), scores in _scores(outcomes).items():
         summary = summarize_tasks(scores)
-        before = {task: _before(outcomes, shots, task) for task in scores}
+        before = {task: _before(outcomes, shots, task, measured_on) for task in scores}
         for task, entry in summary["tasks"].items():
             rows.append(Row(shots, measured_on, task, entry["AP"], entry["std"], entry["seeds"], before[task]))
         if len(scores) > 1:
@@ -115,11 +116,14 @@ def _scores(outcomes: Iterable[Outcome]) -> dict[tuple[int, str], dict[str, list
     return scores
 
 
-def _before(outcomes: Iterable[Outcome], shots: int, task: str) -> float | None:
+def _before(outcomes: Iterable[Outcome], shots: int, task: str, measured_on: str) -> float | None:
     starts = [
         score_of(result.start)
         for plan, result in outcomes
-        if result.start is not None and plan.task == task and _shots(plan) == shots
+        if result.start is not None
+        and plan.task == task
+        and _shots(plan) == shots
+        and measured_on in (VALIDATION, *dataset_names(plan.cfg, is_train=False)[:1])
     ]
     return fmean(starts) if starts else None
 

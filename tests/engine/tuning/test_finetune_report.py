@@ -16,7 +16,7 @@ SCORES = {("a", 3): 0.2, ("a", 30): 0.4, ("b", 3): 0.6, ("b", 30): 0.6}
 
 def outcome(tmp_path, task: str, seed: int | None, score: float, shots: int = 3, start=None) -> Outcome:
     cfg = default_config()
-    cfg.DATASETS.SHUFFLE_SEED = seed or 0
+    cfg.DATASETS.SHUFFLE_SEED, cfg.DATASETS.TEST = seed or 0, ("val",)
     folder = tmp_path / f"shots_{shots}" / f"{task}_{seed}"
     cfg.OUTPUT_DIR = str(folder)
     for name in ("val", "test"):
@@ -38,13 +38,15 @@ def outcomes(tmp_path):
 def test_mean_and_spread(outcomes):
     rows = {(row.shots, row.measured_on, row.task): row for row in summarize(outcomes)}
     one = rows[3, "test", "a"]
-    assert (one.score, one.std, one.seeds, one.before) == pytest.approx((0.3, 0.1, 2, 0.825))
+    assert (one.score, one.std, one.seeds) == pytest.approx((0.3, 0.1, 2))
     mean = rows[3, "test", "mean of 2 tasks"]
     assert (mean.score, mean.std, mean.seeds) == pytest.approx((0.45, 0.05, 2)), "the seeds' means are 0.4 and 0.5"
     assert rows[3, "validation (best)", "a"].score == rows[3, "val", "a"].score == pytest.approx(0.15)
-    assert rows[1, "test", "a"].before is None and (1, "test", "mean of 2 tasks") not in rows
+    assert rows[1, "val", "a"].before is None and (1, "test", "mean of 2 tasks") not in rows
+    assert rows[3, "validation (best)", "a"].before == rows[3, "val", "a"].before == pytest.approx(0.825)
+    assert one.before is mean.before is None, "other data than those that were measured before training"
     lines = str(summary_table(rows.values())).splitlines()
-    assert any("0.3000" in line and "0.1000" in line and "0.8250" in line for line in lines)
+    assert any("0.1500" in line and "0.0500" in line and "0.8250" in line for line in lines)
 
 
 def test_files(outcomes, tmp_path, caplog):
