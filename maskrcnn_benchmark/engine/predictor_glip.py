@@ -164,7 +164,8 @@ class GLIPDemo:
             original_image: (H, W, 3) uint8 BGR.
             original_caption: a list of class names, or a caption whose noun phrases become the entities.
             custom_entity: instead of the noun phrases of a caption: ``{"span": text}`` is its first occurrence as whole
-                words, ``{"char_bounds": (begin, end)}`` a place. One that does not occur keeps its label, undetected.
+                words, or else as a part of one, ``{"char_bounds": (begin, end)}`` a place. One that does not occur
+                keeps its label, undetected.
         Raises: ValueError for an unusable picture or an empty text.
         """
         if self.model is None:
@@ -372,9 +373,13 @@ def _custom_span(caption: str, entity: Mapping[str, Any]) -> Span | None:
         return begin, end
     if not isinstance(entity.get("span"), str):
         raise ValueError(f"a custom entity holds 'span' or 'char_bounds', not {dict(entity)}")
-    span = find_phrase(caption, entity["span"])
+    text = entity["span"]
+    span = find_phrase(caption, text)
+    if span is None and text.strip() and text in caption:  # "cat" of "cats", as the original finds it
+        begin = caption.index(text)
+        span = begin, begin + len(text)
     if span is None:
-        logger.warning("%r does not occur in the caption %r: never detected", entity["span"], caption)
+        logger.warning("%r does not occur in the caption %r: never detected", text, caption)
     return span
 
 

@@ -81,6 +81,7 @@ def test_compute_prediction_equals_the_recorded_one(make_demo, picture, recorded
     [
         (["person", "traffic light"], None, ["person", "traffic light"], [[(0, 6)], [(9, 22)]]),
         ("a red dog", [{"span": "red dog"}, {"char_bounds": [2, 5]}], ["red dog", "red"], [[(2, 9)], [(2, 5)]]),
+        ("that hat, two cats", [{"span": "hat"}, {"span": "cat"}], ["hat", "cat"], [[(5, 8)], [(14, 17)]]),
         ("heads on top of the shelf", None, ["heads", "top", "the shelf"], [[(0, 5)], [(9, 12)], [(16, 25)]]),
     ],
 )  # fmt: skip
