@@ -16,7 +16,13 @@ from maskrcnn_benchmark.scenes.statistics import read_scene_statistics
 from maskrcnn_benchmark.scenes.styles import PLAIN, STYLES
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_parser(subparsers: Subparsers) -> None:
+    """Adds the command with its flags."""
+    parser = subparsers.add_parser(
+        "scenes",
+        help="write a data set of drawn scenes",
+        description="Writes DIR/images, DIR/instances.json (COCO detection) and DIR/grounding.json (captions).",
+    )
     parser.add_argument(
         "--out", required=True, type=Path, metavar="DIR", help="folder to create; one that exists must be empty"
     )
@@ -35,18 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", choices=FORMATS, default="jpg", help="of the pictures (default: %(default)s)")
     parser.add_argument("--style", choices=STYLES, default=PLAIN, help="how they are drawn (default: %(default)s)")
-    parser.set_defaults(run=run)
-
-
-def add_parser(subparsers: Subparsers) -> argparse.ArgumentParser:
-    """Adds the ``scenes`` sub-command to argparse's sub-parsers object."""
-    parser = subparsers.add_parser(
-        "scenes",
-        help="write procedural scenes with boxes and captions",
-        description="Writes DIR/images, DIR/instances.json (COCO detection) and DIR/grounding.json (captions).",
-    )
-    add_arguments(parser)
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:
