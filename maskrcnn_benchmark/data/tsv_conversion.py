@@ -13,7 +13,9 @@ from typing import Any
 import yaml
 from PIL import Image
 
+from maskrcnn_benchmark.data.datasets.coco import is_box
 from maskrcnn_benchmark.data.datasets.coco_json import CategoryNumbering, image_file, is_crowd, load_coco_json
+from maskrcnn_benchmark.data.datasets.image_file import picture_size
 from maskrcnn_benchmark.data.datasets.tsv_file import TSVWriter
 from maskrcnn_benchmark.data.datasets.tsv_rows import BACKGROUND, TSVRows, read_label_map
 
@@ -41,7 +43,7 @@ def coco_to_tsv(
     Raises:
         FileExistsError: the folder has such a dataset already.
         FileNotFoundError: a picture is missing.
-        ValueError: two categories have the same name, or an annotation has an unknown one.
+        ValueError: two categories have the same name, or an annotation has an unknown one or no box.
     """
     out = _new_folder(out_folder, DESCRIPTOR)
     coco = load_coco_json(ann_file)
@@ -62,8 +64,9 @@ def coco_to_tsv(
             record, annotations = coco.imgs[image_id], coco.imgToAnns[image_id]
             for annotation in annotations:
                 left_out.update(annotation.keys() - _KEPT_KEYS)
-            picture = Path(image_folder, image_file(record)).read_bytes()
-            height, width = _size(record, picture)
+            path = Path(image_folder, image_file(record))
+            picture = path.read_bytes()
+            height, width = _size(record, picture, os.fspath(path))
             label: Json = {"image": record, "objects": [], "crowds": []}
             for annotation in annotations:
                 name = numbering.names[numbering.label(annotation)]
@@ -136,16 +139,23 @@ def _new_folder(folder: str | os.PathLike[str], name: str) -> Path:
     return out
 
 
-def _size(record: Mapping[str, Any], picture: bytes) -> tuple[int, int]:
-    """(height, width) of a picture."""
+def _size(record: Mapping[str, Any], picture: bytes, name: str) -> tuple[int, int]:
+    """(height, width) of a picture. Raises: BrokenImage, with its name."""
     if "height" in record and "width" in record:
         return record["height"], record["width"]
-    with Image.open(io.BytesIO(picture)) as image:
-        return image.height, image.width
+    return picture_size(io.BytesIO(picture), name)
 
 
 def _object(annotation: Mapping[str, Any], name: str) -> Json:
-    """An object of a label row; `xywh` holds a box that its inclusive corners do not give back exactly."""
+    """An object of a label row; `xywh` holds a box that its inclusive corners do not give back exactly.
+
+    Raises: ValueError, with the annotation, for a box that is not made of four numbers.
+    """
+    if not is_box(annotation.get("bbox")):
+        raise ValueError(
+            f"annotation {annotation.get('id')} of image {annotation['image_id']!r}: {annotation.get('bbox')!r} is no "
+            "box of four numbers"
+        )
     x, y, width, height = annotation["bbox"]
     rect = [x, y, x + max(width - 1, 0), y + max(height - 1, 0)]
     item = {"class": name, "rect": rect} | {key: annotation[key] for key in ("id", "area") if key in annotation}

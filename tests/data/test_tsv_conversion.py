@@ -9,6 +9,7 @@ from tsv_files import png, write_detection_tsv
 
 from maskrcnn_benchmark.cli.data_tsv import add_actions
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
+from maskrcnn_benchmark.data.datasets.image_file import BrokenImage
 from maskrcnn_benchmark.data.datasets.od_tsv import ODTSVDataset
 from maskrcnn_benchmark.data.tsv_conversion import coco_to_tsv, tsv_to_coco
 
@@ -96,6 +97,23 @@ def test_mistakes_are_named_and_leave_no_descriptor(tmp_path):
     change(annotations, lambda content: content["categories"][1].update(name="cat"))
     with pytest.raises(ValueError, match="'cat' names several categories"):
         coco_to_tsv(annotations, tmp_path, tmp_path / "tsv")
+
+
+@pytest.mark.parametrize("box", [None, [1, 2, 3], ["1", 2, 3, 4]])
+def test_boxes_that_are_none_are_named(tmp_path, box):
+    annotations = write_coco_toy(tmp_path)
+    change(annotations, lambda content: content["annotations"][0].update(bbox=box))
+    with pytest.raises(ValueError, match=r"annotation \d+ of image \d+: .* is no box of four numbers"):
+        coco_to_tsv(annotations, tmp_path, tmp_path / "tsv")
+
+
+def test_pictures_without_a_size_are_named(tmp_path):
+    annotations = write_coco_toy(tmp_path)
+    change(annotations, lambda content: [record.pop("width") for record in content["images"]])
+    assert coco_to_tsv(annotations, tmp_path, tmp_path / "tsv").exists(), "it is read from the picture"
+    (tmp_path / "9.png").write_text("no picture")
+    with pytest.raises(BrokenImage, match=r"cannot read image .*9\.png: it is of no known picture format"):
+        coco_to_tsv(annotations, tmp_path, tmp_path / "other")
 
 
 def test_commands(tmp_path, capsys):
