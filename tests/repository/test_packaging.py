@@ -59,6 +59,14 @@ def test_dockerfile_copies_files_that_exist():
     assert "constraints.txt" in names and all((ROOT / name).exists() for name in names)
 
 
+def test_data_and_what_is_built_stay_out_of_the_container():
+    """A library that was built on the host would be used where the build in the container fails."""
+    ignored, left_out = (set(lines_of(name)) for name in (".gitignore", ".dockerignore"))
+    folders = {pattern.strip("/") for pattern in ignored if pattern.startswith("/")}
+    assert {"DATASET", "MODEL", "OUTPUT"} <= folders
+    assert folders | {".git", ".venv", "build", "**/*.so"} <= left_out
+
+
 def test_dockerfile_brings_the_headers_of_python():
     """They are compiled with: csrc/library.cpp at the build, the launchers of Triton's kernels at run time."""
     assert "#include <Python.h>" in (ROOT / "csrc" / "library.cpp").read_text()
