@@ -172,7 +172,7 @@ class CocoEvaluator(Evaluator):
         folder = Path(folder)
         results = COCOResults("bbox")
         results.results["bbox"].update(metrics)
-        figures = {"bbox": {**metrics, **self.recalls}, "per_class": _without_nan(self.table)}
+        figures = {"bbox": {**metrics, **self.recalls}, "per_class": without_nan(self.table)}
         write_complete(folder / "bbox.json", json.dumps(self.results()))
         write_complete(folder / "metrics.json", json.dumps(figures, indent=1))
         write_complete(folder / "bbox.csv", table_csv(self.table))
@@ -227,7 +227,7 @@ def _nan_mean(values: Iterable[float]) -> float:
     return sum(valid) / len(valid) if valid else math.nan
 
 
-def _without_nan(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+def without_nan(table: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
     """JSON has no NaN."""
     return {
         row: {name: None if math.isnan(value) else value for name, value in values.items()}

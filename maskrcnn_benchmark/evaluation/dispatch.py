@@ -19,7 +19,7 @@ from maskrcnn_benchmark.evaluation.expected_results import Expected, check_expec
 from maskrcnn_benchmark.evaluation.lvis import LvisEvaluator
 from maskrcnn_benchmark.evaluation.lvis_annotations import LVIS
 from maskrcnn_benchmark.evaluation.proposals import ProposalRecall
-from maskrcnn_benchmark.evaluation.report import write_detection_report
+from maskrcnn_benchmark.evaluation.report import write_detection_report, write_voc_report
 from maskrcnn_benchmark.evaluation.voc import VocEvaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 
@@ -122,8 +122,8 @@ def evaluate(
         output_folder: where files are written; None for none.
         box_only: measure the recall of boxes whatever their class, for data in COCO format.
         expected_results, expected_results_sigma_tol: see `check_expected_results`.
-        report_title: of a page on the results in the folder, for data in COCO format; "" for no page. It looks through
-            the predictions again, so that an iterator will not do.
+        report_title: of a page on the results in the folder, for data in the format of COCO or VOC; "" for no page. It
+            looks through the predictions again, so that an iterator will not do.
     Returns:
         COCO: (COCOResults, {"bbox": list of results}), with `box_only` (COCOResults, predictions). VOC: {"ap": array
         per label from 0, "map": mean}. LVIS: figures by name. Visual Genome: as COCO; result_obj.txt in the folder has
@@ -136,7 +136,7 @@ def evaluate(
         raise ValueError(f"iou_types={tuple(iou_types)}: only boxes are evaluated")
     pairs = ByIndex(predictions, len(dataset))  # type: ignore[arg-type]
     if isinstance(dataset, PascalVOCDataset):
-        result = _evaluate_voc(dataset, pairs, output_folder)
+        result = _evaluate_voc(dataset, pairs, output_folder, report_title)
         check_expected_results({"bbox": {"mAP": result["map"]}}, expected_results, expected_results_sigma_tol)
         return result
     if isinstance(dataset, LvisDetection):
@@ -199,17 +199,21 @@ def _evaluate_visual_genome(dataset: VGDetectionTSV, pairs: Iterable[tuple[int, 
 
 
 def _evaluate_voc(
-    dataset: PascalVOCDataset, pairs: Iterable[tuple[int, BoxList]], output_folder: str | None
+    dataset: PascalVOCDataset, pairs: Iterable[tuple[int, BoxList]], output_folder: str | None, report_title: str
 ) -> dict[str, Any]:
     names = dict(enumerate(dataset.CLASSES))
     evaluator = VocEvaluator(names)
     for index, boxes in pairs:
         evaluator.update(index, boxes, dataset.get_groundtruth(index))
     metrics = evaluator.summarize()
-    del evaluator.table["AP"][names[0]]  # the background
+    for row in evaluator.table.values():
+        del row[names[0]]  # the background
     logger.info("mAP: %.4f", metrics["mAP"])
     if output_folder:
         evaluator.write(output_folder, metrics)
+        evaluator.write_json(output_folder, metrics)
+        if report_title:
+            write_voc_report(output_folder, report_title, dataset, pairs, metrics, evaluator)
     return {"ap": np.array([np.nan, *evaluator.table["AP"].values()]), "map": metrics["mAP"]}
 
 

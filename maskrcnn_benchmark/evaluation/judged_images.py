@@ -9,6 +9,7 @@ import numpy as np
 from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
 from maskrcnn_benchmark.data.datasets.lvis import LvisDetection
 from maskrcnn_benchmark.data.datasets.modulated import GroundingJson
+from maskrcnn_benchmark.data.datasets.voc import PascalVOCDataset
 from maskrcnn_benchmark.data.picture_files import picture_file
 from maskrcnn_benchmark.evaluation.base import scores_and_labels
 from maskrcnn_benchmark.evaluation.mistakes import JudgedImage
@@ -34,7 +35,7 @@ class JudgedImages:
     """A dataset and what was found in it; may be looked through several times.
 
     Args:
-        dataset: in COCO format, LvisDetection, or sentences with phrases; with pictures in files.
+        dataset: in COCO format, LvisDetection, PascalVOCDataset, or sentences with phrases; with pictures in files.
         predictions: pairs of dataset index and BoxList with `scores` and `labels`; looked through as often.
     """
 
@@ -45,9 +46,9 @@ class JudgedImages:
     @staticmethod
     def supports(dataset: Any) -> bool:
         """Whether a dataset has pictures and a truth that this class reads."""
-        is_grounding = isinstance(dataset, GroundingJson | LvisDetection)
+        is_known = isinstance(dataset, GroundingJson | LvisDetection | PascalVOCDataset)
         has_boxes = hasattr(dataset, "coco") and hasattr(dataset, "contiguous_category_id_to_json_id")
-        return is_grounding or (has_boxes and len(dataset) > 0 and picture_file(dataset, 0) is not None)
+        return is_known or (has_boxes and len(dataset) > 0 and picture_file(dataset, 0) is not None)
 
     def __iter__(self) -> Iterator[JudgedImage]:
         for index, found in self.predictions:
@@ -66,6 +67,8 @@ class JudgedImages:
         size = (int(record["width"]), int(record["height"]))
         if isinstance(self.dataset, GroundingJson):
             return self._of_sentence(record, size)
+        if isinstance(self.dataset, PascalVOCDataset):
+            return self._of_voc(index, size)
         if isinstance(self.dataset, LvisDetection):
             annotations = self.dataset.lvis.imgToAnns[record["id"]]
             judged = {annotation["category_id"] for annotation in annotations} | set(record["neg_category_ids"])
@@ -83,6 +86,15 @@ class JudgedImages:
         boxes = np.array([[x, y, x + w, y + h] for (x, y, w, h), _ in shown], dtype=np.float64).reshape(-1, 4)
         title = str(record.get("file_name", record["id"]))
         return Truth(title, size, boxes, [name for _, name in shown], names)
+
+    def _of_voc(self, index: int, size: tuple[int, int]) -> Truth:
+        """Difficult things need not be found."""
+        target = self.dataset.get_groundtruth(index)
+        target = target[~target.get_field("difficult")]
+        names = self.dataset.categories()
+        boxes = target.bbox.double().numpy() + np.array([0, 0, 1, 1])
+        shown = [names[label] for label in target.get_field("labels").tolist()]
+        return Truth(f"{self.dataset.ids[index]}.jpg", size, boxes, shown, names)
 
     def _of_sentence(self, record: Mapping[str, Any], size: tuple[int, int]) -> Truth:
         phrases = phrase_texts(record)

@@ -27,6 +27,7 @@ from maskrcnn_benchmark.evaluation.mistakes import (
     confused_names,
     find_mistakes,
 )
+from maskrcnn_benchmark.evaluation.voc import VocEvaluator
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 from maskrcnn_benchmark.visualization.charts import bar_chart, heat_map, line_chart
@@ -142,6 +143,21 @@ def write_detection_report(
     if JudgedImages.supports(dataset):
         curves = mean_curves(evaluator.mean_precision(), RECALLS)
         Report(title, figures, evaluator.table, curves, JudgedImages(dataset, predictions)).write(folder)
+
+
+def write_voc_report(
+    folder: str | os.PathLike[str],
+    title: str,
+    dataset: Any,
+    predictions: Iterable[tuple[int, BoxList]],
+    figures: Mapping[str, float],
+    evaluator: VocEvaluator,
+) -> None:
+    """The page on boxes that were found in a dataset in VOC's format; arguments as of `write_detection_report`."""
+    found = [curve for name, curve in evaluator.curves.items() if evaluator.table["objects"].get(name)]
+    best = [[precision[recall >= point].max(initial=0.0) for point in RECALLS] for precision, recall in found]
+    curves = {"mean over classes, IoU 0.50": (RECALLS.tolist(), np.mean(best, axis=0).tolist())} if best else {}
+    Report(title, figures, evaluator.table, curves, JudgedImages(dataset, predictions)).write(folder)
 
 
 def write_phrase_report(

@@ -2,6 +2,7 @@
 used for Visual Genome, where the mean is also weighted by the number of objects.
 """
 
+import json
 import logging
 import math
 import os
@@ -14,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
+from maskrcnn_benchmark.evaluation.coco import without_nan
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import write_complete
 
@@ -162,6 +164,12 @@ class VocEvaluator(Evaluator):
         lines = [f"{name}: {metrics[name]:.4f}" for name in names]
         lines += [f"{name:<16}: {ap:.4f}" for name, ap in self.table["AP"].items()]
         write_complete(Path(folder) / file_name, "".join(f"{line}\n" for line in lines))
+
+    def write_json(self, folder: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
+        """Writes metrics.json: all figures, and those of every class, null without objects."""
+        write_complete(
+            Path(folder) / "metrics.json", json.dumps({"bbox": dict(metrics), "per_class": without_nan(self.table)})
+        )
 
 
 def _curve(found: Sequence[Outcomes], num_objects: int) -> tuple[np.ndarray, np.ndarray]:

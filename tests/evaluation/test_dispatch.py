@@ -14,6 +14,7 @@ from tsv_files import write_detection_tsv
 from maskrcnn_benchmark.data.datasets import COCODataset, LvisDetection, ODTSVDataset, PascalVOCDataset, VGDetectionTSV
 from maskrcnn_benchmark.data.datasets.evaluation import evaluate
 from maskrcnn_benchmark.data.datasets.modulated import FlickrDataset
+from maskrcnn_benchmark.data.datasets.voc import CLASSES
 from maskrcnn_benchmark.evaluation.coco import COCOResults
 from maskrcnn_benchmark.evaluation.expected_results import check_expected_results
 from maskrcnn_benchmark.evaluation.proposals import best_pairs
@@ -102,22 +103,48 @@ def test_visual_genome(tmp_path, bert_vocabulary):
     assert (tmp_path / "out" / "bbox.csv").is_file()
 
 
-def test_voc(tmp_path):
+def voc(folder, difficult="") -> PascalVOCDataset:
+    """Two pictures with a dog each, which is difficult in one of them."""
     for part in ("Annotations", "ImageSets/Main", "JPEGImages"):
-        (tmp_path / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True)
     for name in ("a", "b"):
-        Image.new("RGB", SIZE).save(tmp_path / "JPEGImages" / f"{name}.jpg")
-        (tmp_path / "Annotations" / f"{name}.xml").write_text(
-            "<annotation><size><width>100</width><height>80</height></size><object><name>dog</name><bndbox><xmin>1"
-            "</xmin><ymin>1</ymin><xmax>50</xmax><ymax>40</ymax></bndbox></object></annotation>"
+        Image.new("RGB", SIZE).save(folder / "JPEGImages" / f"{name}.jpg")
+        (folder / "Annotations" / f"{name}.xml").write_text(
+            "<annotation><size><width>100</width><height>80</height></size><object><name>dog</name>"
+            f"<difficult>{int(name == difficult)}</difficult><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>50</xmax>"
+            "<ymax>40</ymax></bndbox></object></annotation>"
         )
-    (tmp_path / "ImageSets" / "Main" / "test.txt").write_text("a\nb\n")
-    data = PascalVOCDataset(tmp_path, "test", use_difficult=True)
+    (folder / "ImageSets" / "Main" / "test.txt").write_text("a\nb\n")
+    return PascalVOCDataset(folder, "test", use_difficult=True)
+
+
+def test_voc(tmp_path):
+    data = voc(tmp_path)
     result = evaluate(data, [found([0, 0, 49, 39, 12, 0.9]), found()], str(tmp_path / "out"))
     assert result["map"] == pytest.approx(6 / 11), "half of the dogs, at precision 1"
     assert len(result["ap"]) == 21 and result["ap"][12] == result["map"] and math.isnan(result["ap"][0])
     lines = (tmp_path / "out" / "result.txt").read_text().splitlines()
     assert lines[0] == "mAP: 0.5455" and lines[1] == "aeroplane       : nan" and len(lines) == 21
+    figures = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert figures["bbox"]["mAP"] == result["map"] and figures["per_class"]["AP"]["aeroplane"] is None
+    assert figures["per_class"]["AR"] == {name: 0.5 if name == "dog" else None for name in CLASSES[1:]}
+    assert not (tmp_path / "out" / "report.html").exists()
+
+
+def test_page_of_voc(tmp_path):
+    """The things that VOC calls difficult need not be found; a picture without things has no mistakes."""
+    data = voc(tmp_path, difficult="b")
+    boxes = [found([0, 0, 49, 39, 12, 0.9]), found(), found([60, 60, 70, 70, 1, 0.8])]
+    evaluate(data, boxes[:2], str(tmp_path / "out"), report_title="small <voc>")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert (
+        "<h1>small &lt;voc&gt;</h1>" in page and "<h2>Precision over recall</h2>" in page and "worst images" not in page
+    )
+    confusions = (tmp_path / "out" / "confusions.csv").read_text().splitlines()
+    assert confusions == ["thing,found as,times", "dog,dog,1"]
+    evaluate(data, {0: boxes[2]}, str(tmp_path / "out"), report_title="small")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "The 1 worst images" in page and "a.jpg" in page and "0 of 1 found, 1 of 1 detections wrong" in page
 
 
 def test_lvis(tmp_path):
