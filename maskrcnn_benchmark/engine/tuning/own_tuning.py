@@ -108,5 +108,7 @@ def predict_command(own: OwnData, plan: Plan, weights: Path) -> str:
         files = ["--config-file", str(own.output / CONFIG), "--weights", str(weights)]
         text = ". ".join(plan.classes)
         is_read_back = split_class_text(text) == plan.classes  # not so for names with a full stop
-        words = [*files, *(["--text", text] if is_read_back else ["--classes", *plan.classes])]
+        option, values = ("--text", [text]) if is_read_back else ("--classes", plan.classes)
+        looks_like_option = any(value.startswith("-") for value in values)
+        words = [*files, *([f"{option}={value}" for value in values] if looks_like_option else [option, *values])]
     return shlex.join(["glip", "predict", *words, "--image", "PICTURE"])

@@ -105,8 +105,9 @@ def test_from_annotations_to_predictions(data, model, tmp_path, capsys, mode, mo
         (["cup", "dog"], ["--text", "cup. dog"]),
         (["disk 3.5", "dog"], ["--text", "disk 3.5. dog"]),
         (["St. Bernard", "dog"], ["--classes", "St. Bernard", "dog"]),
-        (["cup; red", "dog"], ["--classes", "cup; red", "dog"]),
         (["cup, red"], ["--classes", "cup, red"]),
+        (["-cup"], ["--text=-cup"]),
+        (["-cup", "St. Bernard"], ["--classes=-cup", "--classes=St. Bernard"]),
     ],
 )
 def test_the_command_names_the_classes_as_they_are(data, model, tmp_path, classes, option):
