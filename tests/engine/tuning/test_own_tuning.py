@@ -107,7 +107,7 @@ def test_from_annotations_to_predictions(data, model, tmp_path, capsys, mode, mo
         (["St. Bernard", "dog"], ["--classes", "St. Bernard", "dog"]),
         (["cup, red"], ["--classes", "cup, red"]),
         (["-cup"], ["--text=-cup"]),
-        (["-cup", "St. Bernard"], ["--classes=-cup", "--classes=St. Bernard"]),
+        (["-cup; red", "dog"], ["--classes=-cup; red", "--classes=dog"]),
     ],
 )
 def test_the_command_names_the_classes_as_they_are(data, model, tmp_path, classes, option):
