@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 import workload
-from floors import glip_t_gflop, measure_rates
+from floors import glip_t_gflop, measure_tflop_per_s
 from measure import Timing, machine, time_runs
 from torch import Tensor
 from workload import GLIP_T, SelectionLoad, Workload
@@ -162,7 +162,7 @@ def line(
         text_encoded=len({prompt.caption for prompt in job.prompts}) / len(sizes),
     )
     with float32_products(precision):
-        rate = measure_rates(precision).tflop_per_s
+        rate = measure_tflop_per_s(precision)
     floor = f"{gflop / rate:.2f}" if "Swin_T" in work.name else "-"
     shown = "mixed" if len(set(sizes)) > 1 else "x".join(map(str, sizes[0]))
     shown += f", {len(job.prompts)} prompts" if args.chunks else ""

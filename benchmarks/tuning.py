@@ -18,7 +18,7 @@ from typing import NamedTuple
 import scaling
 import torch
 import workload
-from floors import measure_rates
+from floors import measure_tflop_per_s
 from measure import machine, synchronise
 from torch import nn
 from training import WITHOUT_CHECKPOINTS
@@ -216,7 +216,7 @@ def main() -> int:
     if args.device == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-        rate = measure_rates(find_precision("fp16")).tflop_per_s
+        rate = measure_tflop_per_s(find_precision("fp16"))
         torch.cuda.empty_cache()
     sys.stdout.write(f"{machine(torch.device(args.device))}; {rate:.0f} TFLOP/s\n\n{HEADER}\n")
     full: Measurement | None = None
