@@ -155,7 +155,10 @@ class PromptSearch:
         """
         unseen = [name for name in candidates if name not in self.shown]
         if len(unseen) == len(candidates):
-            raise ValueError(f"no box of the {len(self.dataset)} pictures is of {listed(unseen)}: give others")
+            raise ValueError(
+                f"no box of the {len(self.dataset)} pictures is of {listed(unseen)}: give candidates for classes that "
+                "they show, or other pictures"
+            )
         if unseen:
             logger.warning(
                 "no box of the %d pictures is of %s, whose words are not tried", len(self.dataset), listed(unseen)

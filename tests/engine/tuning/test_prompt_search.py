@@ -93,7 +93,7 @@ def test_a_class_that_no_picture_shows(data, tmp_path, seer, capsys, caplog):
     assert run(data, tmp_path, {"dog": ["bird"], "cup": ["mug"]}) == 0
     assert "is of 'dog', whose words are not tried" in caplog.text and "| dog" not in capsys.readouterr().out
     assert run(data, tmp_path, {"dog": ["bird"]}) == 2
-    assert "no box of the 3 pictures is of 'dog': give others" in capsys.readouterr().err
+    assert "no box of the 3 pictures is of 'dog': give candidates for classes that they show" in capsys.readouterr().err
 
 
 def test_pictures_of_crowds_alone(data, tmp_path, seer, capsys):
