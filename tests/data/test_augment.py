@@ -76,6 +76,26 @@ def test_extended_pipeline_in_training_only():
     assert len(names(build_transforms(cfg, is_train=False))) == 4
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "is_train", "message"),
+    [
+        ("INPUT.MIN_SIZE_TRAIN", 0, True, "INPUT.MIN_SIZE_TRAIN and INPUT.MAX_SIZE_TRAIN: min_size=0"),
+        ("INPUT.MAX_SIZE_TEST", 0, False, "INPUT.MIN_SIZE_TEST and INPUT.MAX_SIZE_TEST: max_size=0"),
+        ("AUGMENT.MULT_MIN_SIZE_TRAIN", (64, -1), True, r"AUGMENT.MULT_MIN_SIZE_TRAIN and .* min_size=\(64, -1\)"),
+        ("AUGMENT.FLIP_PROB_TRAIN", 2.0, True, "AUGMENT.FLIP_PROB_TRAIN: prob=2.0 is not a probability"),
+        ("AUGMENT.VERTICAL_FLIP_PROB_TRAIN", -1.0, True, "AUGMENT.VERTICAL_FLIP_PROB_TRAIN: prob=-1.0 is not"),
+        ("AUGMENT.CROP_PROB", 1.5, True, "AUGMENT.CROP_PROB, .*: prob=1.5 is not a probability"),
+        ("AUGMENT.HUE", 0.9, True, "AUGMENT: hue=0.9"),
+        ("INPUT.PIXEL_STD", [0.0, 1.0, 1.0], False, "INPUT.PIXEL_MEAN and PIXEL_STD: std="),
+    ],
+)
+def test_mistakes_are_named_by_their_key(key, value, is_train, message):
+    cfg = default_config()
+    cfg.merge_from_list(["AUGMENT.EXTENDED", True, key, value])
+    with pytest.raises(ValueError, match=message):
+        build_transforms(cfg, is_train)
+
+
 def test_vertical_flip_moves_boxes_with_the_pixels():
     image, target = RandomVerticalFlip(1.0)(picture_with([10, 20, 39, 49]), BoxList([[10, 20, 39, 49]], SIZE))
     assert target.bbox.tolist() == [red_box(image)] == [[10, 30, 39, 59]]

@@ -62,6 +62,8 @@ class Resize:
         self.min_size = tuple(min_size) if isinstance(min_size, (list, tuple)) else (min_size,)
         if not self.min_size or any(size <= 0 for size in self.min_size):
             raise ValueError(f"min_size={min_size!r}: give one or more positive lengths in pixels")
+        if max_size is not None and max_size <= 0:
+            raise ValueError(f"max_size={max_size!r}: give a positive length in pixels, or None for no bound")
         if restrict and max_size is None:
             raise ValueError("restrict=True needs max_size, the width of every picture")
         self.max_size = max_size
