@@ -128,6 +128,8 @@ def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[st
 
     `task_config` names files, or collections of them, such as odinw_13, separated by commas. A task has the name of its
     file, with that of its folder before it where files in several folders are called the same.
+
+    Raises: ValueError for a `task_config` of blanks and commas alone; FileNotFoundError.
     """
     if not task_config:
         return [Task("", cfg)]
@@ -142,6 +144,8 @@ def task_configurations(cfg: CfgNode, task_config: str | None, opts: Sequence[st
         merged.MODEL.LANGUAGE_BACKBONE.TOKENIZER_TYPE = language.TOKENIZER_TYPE
         merged.freeze()
         tasks.append(Task(name, merged))
+    if not tasks:
+        raise ValueError(f"--task_config {task_config!r} names no file")
     return tasks
 
 

@@ -40,11 +40,11 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
 
 
 def picture_numbers(text: str) -> list[int]:
-    """The numbers of "3" or "0,2,5-7". Raises: ValueError for anything else."""
+    """The numbers of "3" or "0,2,5-7". Raises: ValueError for anything else, and for a range from high to low."""
     numbers: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()):
+        if not first.isdecimal() or (last and not last.isdecimal()) or int(last or first) < int(first):
             raise ValueError(f"--image_index {text!r}: give numbers such as 3 or 0,2,5-7")
         numbers += range(int(first), int(last or first) + 1)
     return list(dict.fromkeys(numbers))

@@ -119,6 +119,7 @@ def test_collections_stand_for_their_files(monkeypatch):
     assert [task.name for task in tasks] == [*ODINW_13, "WildfireSmoke"]
     assert all(task.cfg.DATASETS.TEST == ("test",) for task in tasks)
     assert tasks[0].cfg.DATASETS.REGISTER.test != tasks[1].cfg.DATASETS.REGISTER.test
+    assert "names no file" in str(pytest.raises(ValueError, task_configurations, cfg, " ,", []).value)
 
 
 def test_files_of_tasks_that_are_called_the_same():
@@ -316,9 +317,8 @@ def test_unusual_category_ids(place, ids):
     """Ids from 0 on, texts, and any numbers; id 0 is asked for where something is annotated with it."""
     path = place.folder / "coco/annotations/instances_val2017.json"
     content = json.loads(path.read_text())
-    content["categories"] = [
-        {"id": number, "name": name} for number, name in zip(ids, ("cat", "dog", "cup"), strict=True)
-    ]
+    names = zip(ids, ("cat", "dog", "cup"), strict=True)
+    content["categories"] = [{"id": number, "name": name} for number, name in names]
     content["annotations"] = [row | {"category_id": ids[0]} for row in content["annotations"]]
     path.write_text(json.dumps(content))
     assert evaluate(place) == 0

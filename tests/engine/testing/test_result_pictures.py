@@ -73,6 +73,8 @@ def test_pictures_of_an_evaluation(words, tmp_path, task, kind, test_set):
 
 def test_numbers_of_pictures(words, capsys):
     assert picture_numbers("0, 2,5-7,6") == [0, 2, 5, 6, 7]
+    with pytest.raises(ValueError, match="--image_index '7-5': give numbers"):
+        picture_numbers("7-5")
     assert report_errors(lambda: run_visualization(None, [*words, "--image_index", "3"])) == BAD_INPUT
     assert "picture 3 of test set coco_2017_val: it has 3" in capsys.readouterr().err
     assert report_errors(lambda: run_visualization(None, [*words, "--image_index", "x"])) == BAD_INPUT
