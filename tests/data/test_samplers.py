@@ -1,6 +1,7 @@
 """Samplers: the recorded vectors of the original, order, lengths, and the loop that used to hang."""
 
 import itertools
+import random
 
 import pytest
 import torch
@@ -223,6 +224,18 @@ def test_one_machine_reads_everything_once_but_for_the_common_rest():
     (items,) = shares(1, 1)
     chunks = {*range(6), *range(13, 28)}
     assert chunks <= set(items) and len(set(items) - chunks) == 6 and len(items) == 28
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_order_of_a_machine_with_a_single_item_of_its_own(epoch):
+    """Four common items of five, two for each process; the one of the chunk fills up; shuffled by the epoch alone."""
+    sets = ConcatDataset([range(5), range(1), range(6)])
+    sampler = DistributedSamplerChunkByNode(sets, [False, True, True], 2, 0, Node(2, 0))
+    sampler.set_epoch(epoch)
+    common = torch.randperm(5, generator=torch.Generator().manual_seed(epoch)).tolist()[:4][0::2]
+    expected = [*common, 5, 5, 5, 5]
+    random.Random(epoch).shuffle(expected)
+    assert list(sampler) == expected
 
 
 def test_chunks_that_cannot_be_shared_out(monkeypatch):

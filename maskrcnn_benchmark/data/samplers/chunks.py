@@ -76,9 +76,10 @@ class DistributedSamplerChunkByNode(Sampler[int]):
         common = self._permuted(self.common)[: rounds * self.num_replicas][self.rank :: self.num_replicas]
         own = self._permuted(self.own)[self.rank % processes :: processes]
         wanted = self.num_samples - len(common)
-        draw = random.Random(self.epoch + 10 * self.rank)
-        items = common + own[:wanted] + draw.choices(own or self.own, k=max(wanted - len(own), 0))
-        draw.shuffle(items)
+        seed = self.epoch + 10 * self.rank
+        again = random.Random(seed).choices(own or self.own, k=max(wanted - len(own), 0))
+        items = common + own[:wanted] + again
+        random.Random(seed).shuffle(items)  # the original's order, whatever came again
         return iter(items)
 
     def _permuted(self, indices: Sequence[int]) -> list[int]:
