@@ -50,7 +50,7 @@ def read_candidates(path: Path, names: Sequence[str]) -> dict[str, list[Phrase]]
         raise FileNotFoundError(f"the file of candidates '{path}' is not there")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"the candidates '{path}' are no YAML: {error}") from error
     if not isinstance(content, dict) or not content:
         raise ValueError(f"the candidates '{path}' must be a mapping from classes to lists of candidates")

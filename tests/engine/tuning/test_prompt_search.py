@@ -60,7 +60,8 @@ def seer(data, monkeypatch):
 
 
 def run(data, tmp_path, candidates, *more):
-    (tmp_path / "words.yaml").write_text(candidates if isinstance(candidates, str) else yaml.safe_dump(candidates))
+    text = candidates if isinstance(candidates, str) else yaml.safe_dump(candidates)
+    (tmp_path / "words.yaml").write_text(text, errors="surrogateescape")
     arguments = ["prompt", "--data", str(data), "--images", str(data.with_suffix(""))]
     return main([*arguments, "--candidates", str(tmp_path / "words.yaml"), *more])
 
@@ -133,6 +134,7 @@ def test_fewer_pictures(data, tmp_path, seer, capsys):
         ({"cup": [" "]}, "a name without a word"),
         ("[1, 2]", "must be a mapping"),
         ("{", "are no YAML"),
+        ("cup: [\udcff]", "words.yaml' are no YAML"),
     ],
 )
 def test_bad_candidates(data, tmp_path, capsys, content, message):
