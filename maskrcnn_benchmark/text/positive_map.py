@@ -53,20 +53,6 @@ def label_to_tokens(positive_map: Tensor, plus: int = 1) -> dict[int, list[int]]
     return {row + plus: weights.nonzero().flatten().tolist() for row, weights in enumerate(positive_map)}
 
 
-def create_positive_dict(
-    encoding: CharToToken,
-    spans_by_label: Mapping[int, Iterable[Sequence[int]]],
-    max_tokens: int = MAX_TOKENS,
-    *,
-    batch_index: int = 0,
-) -> dict[int, list[int]]:
-    """{label: its token positions}; a label without a token is left out."""
-    found = {
-        label: token_positions(encoding, spans, max_tokens, batch_index) for label, spans in spans_by_label.items()
-    }
-    return {label: positions for label, positions in found.items() if positions}
-
-
 def create_greenlight_map(
     encoding: CharToToken,
     spans: Sequence[Sequence[int]],

@@ -3,7 +3,6 @@ import torch
 
 from maskrcnn_benchmark.text.positive_map import (
     create_greenlight_map,
-    create_positive_dict,
     create_positive_map,
     label_to_tokens,
     od_label_map,
@@ -75,11 +74,6 @@ def test_a_phrase_cut_by_truncation_is_dropped_whole(bert_tokenizer):
     )
     assert tokens[50] == [251, 252, 253, 254]
     assert all(tokens[n] == [] for n in range(51, 100))
-
-
-def test_labels_without_a_token_are_left_out(bert_tokenizer):
-    encoding = bert_tokenizer("cat.   . dog")
-    assert create_positive_dict(encoding, {7: [(0, 3)], 8: [(5, 6)], 9: [(9, 12)]}) == {7: [1], 9: [4]}
 
 
 def test_maps_without_rows_and_of_other_lengths(bert_tokenizer):
