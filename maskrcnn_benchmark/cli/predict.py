@@ -90,7 +90,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 1)
 def add_selection_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that choose which of the found boxes are shown."""
     parser.add_argument(
-        "--threshold", type=_fraction, default=0.5, metavar="SCORE", help="lowest score shown; default: %(default)s"
+        "--threshold", type=_fraction, default=0.5, metavar="SCORE", help="show scores above this; default: %(default)s"
     )
     parser.add_argument(
         "--one-label", action="store_true", help="where several phrases fit the same box, show only the best of them"
