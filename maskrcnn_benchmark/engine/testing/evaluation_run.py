@@ -1,7 +1,6 @@
 """A whole evaluation: from a configuration file and weights to figures and files, for one task or several."""
 
 import argparse
-import hashlib
 import logging
 import sys
 from collections import Counter
@@ -39,6 +38,7 @@ from maskrcnn_benchmark.evaluation.odinw import (
     write_summary,
 )
 from maskrcnn_benchmark.utils import comm
+from maskrcnn_benchmark.utils.download import sha256_of
 from maskrcnn_benchmark.utils.file_names import distinct_names
 from maskrcnn_benchmark.utils.logger import setup_logger
 from maskrcnn_benchmark.utils.precision_names import DEFAULT_PRECISION
@@ -293,8 +293,7 @@ def weight_state(weight: str) -> list[Any]:
 @lru_cache(maxsize=8)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Of the content of a file; read again only where its size (bytes) or time of change (ns) is another one."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)
 
 
 def _check_annotations(name: str, loader, cfg: CfgNode) -> None:
