@@ -27,7 +27,7 @@ from maskrcnn_benchmark.text.class_names import listed, shown
 from maskrcnn_benchmark.text.tokenizer import build_tokenizer
 from maskrcnn_benchmark.utils.checkpoint import TAG_FILE
 from maskrcnn_benchmark.utils.complete_files import write_complete
-from maskrcnn_benchmark.utils.messages import shortened
+from maskrcnn_benchmark.utils.messages import first_of, shortened
 
 TRAIN_SET, VALIDATION_SET = "own_train", "own_val"
 VALIDATION_SHARE, MAX_VALIDATION = 0.2, 500
@@ -162,9 +162,16 @@ def plan_own_data(own: OwnData) -> Plan:
 def _write_parts(own: OwnData, *parts: Content) -> tuple[Path, Path]:
     """Writes the training and the validation data; returns their files.
 
-    Raises: ValueError where a run on other data has left something to go on from.
+    Raises: ValueError where a run on other data has left something to go on from, and for checkpoints of anything else,
+        which would be replaced or removed.
     """
     files = [own.output / "data" / f"{name}.json" for name in (TRAIN_SET, VALIDATION_SET)]
+    foreign = [] if files[0].is_file() else sorted(path.name for path in own.output.glob("model_*.pth"))
+    if foreign:
+        raise ValueError(
+            f"--output '{own.output}' has checkpoints of something else, which would be lost: {first_of(foreign)}; "
+            "name another folder"
+        )
     texts = [json.dumps(part) for part in parts]
     is_changed = [
         file.is_file() and file.read_text(encoding="utf-8") != text for file, text in zip(files, texts, strict=True)

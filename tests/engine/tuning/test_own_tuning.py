@@ -376,6 +376,12 @@ def test_a_folder_with_another_run(data, model, tmp_path, capsys):
     assert note.stat().st_mtime_ns == time
 
 
+def test_a_folder_with_checkpoints_of_something_else(data, model, tmp_path, capsys):
+    (tmp_path / "model_0005000.pth").write_text("precious")
+    assert main(command(data, model, tmp_path)) == 2
+    assert "checkpoints of something else, which would be lost: model_0005000.pth" in capsys.readouterr().err
+
+
 def test_the_first_measurement_of_other_annotations_is_not_resumed(data, model, tmp_path, monkeypatch):
     """A run that was killed before its first checkpoint, and then another one in its folder."""
     tuning = own(data, model, tmp_path, mode="linear", iterations=1)
