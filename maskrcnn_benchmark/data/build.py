@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler
 
-from maskrcnn_benchmark.config.catalog_file import load_catalog
+from maskrcnn_benchmark.config.catalog_file import load_dataset_catalog
 from maskrcnn_benchmark.data import datasets as dataset_classes
 from maskrcnn_benchmark.data.collate_batch import BatchCollator
 from maskrcnn_benchmark.data.dataset_options import check_number_of_classes, dataset_options, number_of_copies
@@ -93,7 +93,7 @@ def find_datasets(cfg, is_train: bool) -> dict[str, dict[str, Any]]:
 
     Raises: FileNotFoundError for a file that is in no root, ValueError for a name or an entry that is wrong.
     """
-    catalog = load_catalog(cfg.PATHS_CATALOG).DatasetCatalog
+    catalog = load_dataset_catalog(cfg.PATHS_CATALOG)
     register_datasets(cfg, catalog, is_train)
     return {name: catalog.get(name) for name in dataset_names(cfg, is_train)}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.config.catalog_file import load_catalog
+from maskrcnn_benchmark.config.catalog_file import load_dataset_catalog
 from maskrcnn_benchmark.data.build import dataset_names, make_dataset, register_datasets
 from maskrcnn_benchmark.data.dataset_options import dataset_options
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
@@ -78,7 +78,7 @@ def find_datasets(cfg, is_train: bool) -> dict[str, dict[str, Any]]:
     names = dataset_names(cfg, is_train)
     if not names:
         raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset")
-    catalog = load_catalog(cfg.PATHS_CATALOG).DatasetCatalog
+    catalog = load_dataset_catalog(cfg.PATHS_CATALOG)
     register_datasets(cfg, catalog, is_train)
     return {name: catalog.get(name) for name in names}
 

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from maskrcnn_benchmark.config import ConfigFileError, cfg, path_search
-from maskrcnn_benchmark.config.catalog_file import BUILT_IN, load_catalog
+from maskrcnn_benchmark.config.catalog_file import BUILT_IN, load_catalog, load_dataset_catalog
 from maskrcnn_benchmark.config.paths_catalog import ALTERNATIVES, DATASETS, NAME_RULES, TYPES, type_from_name
 from maskrcnn_benchmark.utils.model_zoo import PUBLISHED
 
@@ -238,6 +238,14 @@ def test_own_catalogue_file(tmp_path):
     assert load_catalog(str(path)).DatasetCatalog.name == "mine"
     with pytest.raises(ConfigFileError, match="missing.py"):
         load_catalog(str(tmp_path / "missing.py"))
+    for text, message in (
+        ("import nothing_of_the_kind", "cannot be executed: ModuleNotFoundError: No module named 'nothing_of_the_kind"),
+        ("def (", "cannot be executed: SyntaxError: invalid syntax"),
+        ("DataSetCatalog = 1", "has no class DatasetCatalog"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigFileError, match=f"PATHS_CATALOG .*{message}"):
+            load_dataset_catalog(str(path))
 
 
 def test_catalogue_of_weights():

@@ -104,6 +104,8 @@ def test_categories_without_a_text(toy, entry):
         toy(True, lambda content: content.update(categories=[entry]))
     with pytest.raises(ValueError, match="not in COCO format: an entry has no 'id'"):
         toy(True, lambda content: content.update(categories=[{"name": "cat"}]))
+    with pytest.raises(ValueError, match="the category 5 needs an id, and a text as its name"):
+        toy(True, override_category=[5])
 
 
 def test_nothing_to_learn(toy, tokenizer):

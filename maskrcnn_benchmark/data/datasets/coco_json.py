@@ -223,8 +223,8 @@ class CategoryNumbering:
 
     def __init__(self, categories: Sequence[Mapping[str, Any]], first_label: int = 1):
         for category in categories:
-            if "id" not in category or not isinstance(category.get("name"), str):
-                raise ValueError(f"the category {dict(category)} needs an id, and a text as its name")
+            if not (isinstance(category, Mapping) and "id" in category and isinstance(category.get("name"), str)):
+                raise ValueError(f"the category {category!r} needs an id, and a text as its name")
         self.names = {label: category["name"] for label, category in enumerate(categories, start=first_label)}
         self.label_of = {category["id"]: label for label, category in enumerate(categories, start=first_label)}
         self.id_of = {label: category_id for category_id, label in self.label_of.items()}
