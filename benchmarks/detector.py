@@ -14,7 +14,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 import workload
-from measure import ROOT, Timing, machine, time_runs
+from measure import Timing, machine, time_runs
 from torch import Tensor, nn
 
 HEADER = (
@@ -84,15 +84,7 @@ def _milliseconds(timing: Timing) -> str:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--config-file", default=str(ROOT / "configs/pretrain/glip_Swin_T_O365_GoldG.yaml"), help="default: GLIP-T"
-    )
-    parser.add_argument("--weights", help="a checkpoint; default: the parameters of the parity tests")
-    parser.add_argument(
-        "--text-encoder",
-        default=str(workload.GOLDEN / "bert"),
-        help="name or folder; default: that of the parity tests",
-    )
+    workload.add_model_arguments(parser)
     parser.add_argument("--batch-size", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
         "--size", type=int, nargs=2, default=(800, 1344), metavar=("HEIGHT", "WIDTH"), help="default: 800 1344"

@@ -366,13 +366,7 @@ def rows(args: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(workload.GLIP_T), help="default: GLIP-T")
-    parser.add_argument("--weights", help="a checkpoint of the configuration")
-    parser.add_argument(
-        "--text-encoder",
-        default=str(workload.GOLDEN / "bert"),
-        help="name or folder; default: that of the parity tests",
-    )
+    workload.add_model_arguments(parser)
     parser.add_argument("--model", help="instead of the configuration: glip_nano, a published model, or a folder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s")
     parser.add_argument(

@@ -19,7 +19,7 @@ import workload
 from floors import glip_t_gflop, measure_tflop_per_s
 from measure import Timing, machine, time_runs
 from torch import Tensor
-from workload import GLIP_T, SelectionLoad, Workload
+from workload import SelectionLoad, Workload
 
 from maskrcnn_benchmark.modeling.accelerated.inference import float32_products
 from maskrcnn_benchmark.modeling.accelerated.precision import Precision, find_precision
@@ -176,13 +176,7 @@ def line(
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", default=str(GLIP_T), help="default: GLIP-T")
-    parser.add_argument("--weights", help="a checkpoint; default: the parameters of the parity tests")
-    parser.add_argument(
-        "--text-encoder",
-        default=str(workload.GOLDEN / "bert"),
-        help="name or folder; default: that of the parity tests",
-    )
+    workload.add_model_arguments(parser)
     parser.add_argument("--batch-size", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
         "--size", type=int, nargs=2, action="append", metavar=("HEIGHT", "WIDTH"),

@@ -5,6 +5,7 @@ so the word logits that enter the selection can be exchanged for a fixed load: a
 make about 4,700 candidates above the threshold. The network's own logits are computed all the same.
 """
 
+import argparse
 import json
 import os
 import runpy
@@ -48,6 +49,15 @@ def fill_parameters(model: nn.Module, config_name: str) -> None:
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(recipe["fill"](name, tuple(parameter.shape))))
         model.rpn.head.bias0.fill_(recipe["BIAS0"].get(config_name, recipe["DEFAULT_BIAS0"]))
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `build`."""
+    parser.add_argument("--config-file", default=str(GLIP_T), help="default: GLIP-T")
+    parser.add_argument("--weights", help="a checkpoint; default: the parameters of the parity tests")
+    parser.add_argument(
+        "--text-encoder", default=str(GOLDEN / "bert"), help="name or folder; default: that of the parity tests"
+    )
 
 
 def build(
