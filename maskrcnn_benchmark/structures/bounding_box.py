@@ -44,6 +44,11 @@ class BoxList:
         self.extra_fields: dict[str, Any] = {}
         self._image_fields: set[str] = set()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """What pickle kept, also of a list that the original wrote, which does not tell fields of the image apart."""
+        texts = {field for field, data in state["extra_fields"].items() if isinstance(data, str)}
+        self.__dict__.update({"_image_fields": texts} | state)
+
     # Fields
 
     def add_field(self, field: str, field_data: Any, *, per_box: bool = True) -> None:

@@ -20,6 +20,8 @@ class ImageList:
         names: by which a picture that comes again is known, or None.
     """
 
+    names: list[str] | None = None  # of a pickle that the original wrote
+
     def __init__(self, tensors: Tensor, image_sizes: Sequence[tuple[int, int]], names: Sequence[str] | None = None):
         self.tensors = tensors
         self.image_sizes = list(image_sizes)

@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 from golden_tools import TOLERANCES, assert_golden, golden_tensor, load_golden
@@ -128,3 +130,16 @@ def test_no_boxes():
         assert len(boxlist) == 0 and boxlist.bbox.shape == (0, 4)
         assert boxlist.convert("xywh").resize((5, 10)).clip_to_image().area().shape == (0,)
     assert repr(boxlist) == "BoxList(num_boxes=0, image_width=10, image_height=20, mode=xyxy)"
+
+
+def test_pickles_of_the_original_can_be_used(boxes):
+    """Such as its predictions.pth: they hold the same attributes, but for the names of the fields of an image."""
+    boxes.add_field("caption", "a dog")
+    state = {name: boxes.__dict__[name] for name in ("bbox", "size", "mode", "extra_fields")}
+    old = BoxList.__new__(BoxList)
+    old.__dict__.update(state)
+    read = pickle.loads(pickle.dumps(old))
+    assert read.resize((100, 200)).get_field("caption") == "a dog" and not read.is_per_box("caption")
+    assert len(read[:1]) == 1 and torch.equal(read.bbox, boxes.bbox)
+    boxes.add_field("kept", torch.zeros(3), per_box=False)
+    assert not pickle.loads(pickle.dumps(boxes)).is_per_box("kept")

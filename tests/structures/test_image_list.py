@@ -1,3 +1,5 @@
+import pickle
+
 import pytest
 import torch
 
@@ -49,3 +51,11 @@ def test_other_types_are_named():
         to_image_list("picture.jpg")
     with pytest.raises(TypeError, match="image 0 is a int"):
         to_image_list([3])
+
+
+def test_pickle_of_the_original_can_be_used():
+    """It knows no names of pictures."""
+    old = ImageList.__new__(ImageList)
+    old.__dict__.update(tensors=torch.zeros(1, 3, 4, 4), image_sizes=[torch.Size([3, 4])])
+    read = pickle.loads(pickle.dumps(old)).to(torch.float64)
+    assert read.tensors.dtype == torch.float64 and read.names is None and read.image_sizes == [(3, 4)]
