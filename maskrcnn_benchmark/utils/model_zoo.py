@@ -29,6 +29,8 @@ __all__ = [
 ]
 
 CATALOG_SCHEME = "catalog://"
+EMBEDDED = {"glip_nano": Path(__file__).parents[1] / "assets" / "glip_nano" / "model.safetensors"}
+"""Weights that are part of the package."""
 TEXT_FILES = ("config.json", "vocab.txt")
 """What of a text encoder a detector needs whose checkpoint holds the text weights."""
 
@@ -81,8 +83,8 @@ def resolve_weights(name_or_path: str | os.PathLike[str], *, progress: bool = Tr
     """Return the local path of weights, downloading them if they are given by published name or address.
 
     Args:
-        name_or_path: an existing file or folder, a name of `PUBLISHED` (with or without ``.pth``), an http(s) address,
-            or ``catalog://`` followed by a name of `ModelCatalog`.
+        name_or_path: an existing file or folder, a name of `PUBLISHED` (with or without ``.pth``) or `EMBEDDED`, an
+            http(s) address, or ``catalog://`` followed by a name of `ModelCatalog`.
     Raises: FileNotFoundError listing the published names; DownloadError.
     """
     path = Path(name_or_path).expanduser()
@@ -96,6 +98,8 @@ def resolve_weights(name_or_path: str | os.PathLike[str], *, progress: bool = Tr
     name = text.removesuffix(".pth")
     if name in PUBLISHED:
         return _fetch_published(name, progress)
+    if text in EMBEDDED:
+        return EMBEDDED[text]
     raise FileNotFoundError(_not_found(path))
 
 

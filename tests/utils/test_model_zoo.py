@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from maskrcnn_benchmark.engine.model_files import find_model
 from maskrcnn_benchmark.utils import download as download_module
 from maskrcnn_benchmark.utils.download import DownloadError, download
 from maskrcnn_benchmark.utils.model_zoo import PUBLISHED, cache_dir, cache_url, resolve_weights
@@ -323,6 +324,11 @@ def test_catalog_names(tmp_path):
     assert resolve_weights("catalog://GLIP-L") == weights
     with pytest.raises(ValueError, match="unknown weights catalog://GLIP-XL; known: .*GLIP-L"):
         resolve_weights("catalog://GLIP-XL")
+
+
+def test_weights_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_weights("glip_nano") == find_model("glip_nano").weights()
 
 
 def test_unknown_names():
