@@ -63,7 +63,7 @@ class LVIS:
         else:
             self.source = os.fspath(annotation_path)
             try:
-                self.dataset = json.loads(Path(annotation_path).read_text(encoding="utf-8"))
+                self.dataset = json.loads(Path(annotation_path).read_text(encoding="utf-8-sig"))
             except json.JSONDecodeError as error:
                 raise ValueError(f"annotation file {self.source} is not valid JSON: {error}") from error
         self.imgs = self._by_id("images")

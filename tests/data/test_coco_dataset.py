@@ -134,10 +134,19 @@ def test_truncated_picture_is_named(tmp_path):
         data[0]
 
 
+def test_a_byte_order_mark(tmp_path):
+    wanted, path = dataset(tmp_path, is_train=False), write_coco_toy(tmp_path)
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert COCODataset(path, tmp_path, False).coco.dataset == wanted.coco.dataset
+
+
 def test_annotation_file_that_is_not_json_is_named(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match=r"bad\.json is not valid JSON"):
         COCODataset(tmp_path / "bad.json", tmp_path, remove_images_without_annotations=False)
+    (tmp_path / "latin.json").write_bytes(b'{"info": "\xe9"}')
+    with pytest.raises(ValueError, match=r"latin\.json is not valid JSON"):
+        COCODataset(tmp_path / "latin.json", tmp_path, remove_images_without_annotations=False)
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(ValueError, match=r"list\.json is not in COCO format"):
         COCODataset(tmp_path / "list.json", tmp_path, remove_images_without_annotations=False)

@@ -316,6 +316,8 @@ def test_bad_predictions(tmp_path):
         record["category_id"] = f"c{record['category_id']}"
     with pytest.raises(ValueError, match="category ids must be whole numbers"):
         LvisEvaluator(LVIS(strings))
+    (tmp_path / "marked.json").write_text(json.dumps(TOY), encoding="utf-8-sig")
+    assert LVIS(tmp_path / "marked.json").dataset == TOY, "with a byte order mark"
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match="bad.json is not valid JSON"):
         LVIS(tmp_path / "bad.json")

@@ -27,13 +27,16 @@ def load_coco_json(ann_file: str | os.PathLike[str]) -> COCO:
         ValueError: the file is not JSON, has no list of images, gives an id to two of them, or ids of several types, or
             a record has none; the text names it.
     """
+    coco = COCO()
     try:
+        with open(ann_file, encoding="utf-8-sig") as file:  # with or without a byte order mark, whatever the locale
+            coco.dataset = json.load(file)
+        if not isinstance(coco.dataset, dict):
+            raise TypeError(f"it is of type {type(coco.dataset).__name__}")
         with contextlib.redirect_stdout(io.StringIO()):
-            coco = COCO(os.fspath(ann_file))
-    except json.JSONDecodeError as error:
+            coco.createIndex()
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"annotation file {os.fspath(ann_file)} is not valid JSON: {error}") from error
-    except AssertionError as error:
-        raise ValueError(f"annotation file {os.fspath(ann_file)} is not in COCO format: {error}") from error
     except KeyError as error:
         raise ValueError(
             f"annotation file {os.fspath(ann_file)} is not in COCO format: a record has no {error}"

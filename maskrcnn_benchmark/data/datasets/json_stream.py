@@ -27,7 +27,7 @@ class JsonReader:
 
     def __init__(self, file: BinaryIO, chunk: int = CHUNK):
         self._file = file
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._decoder = codecs.getincrementaldecoder("utf-8-sig")()  # with or without a byte order mark
         self._chunk = chunk
         self._text = ""
         self._position = 0

@@ -27,6 +27,11 @@ def test_the_same_as_json_reads(chunk, options):
     assert members == CONTENT | {"images": [], "annotations": []} and list(members) == list(CONTENT)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 7, 1 << 20])
+def test_a_byte_order_mark(chunk):
+    assert read_members(io.BytesIO(json.dumps(CONTENT).encode("utf-8-sig")), {}, chunk) == CONTENT
+
+
 def test_an_empty_object():
     assert read_members(io.BytesIO(b"{ }"), {}) == {}
 
