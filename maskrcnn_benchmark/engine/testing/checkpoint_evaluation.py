@@ -62,8 +62,10 @@ def run(args: argparse.Namespace, opts: Sequence[str]) -> int:
         setup_logger("maskrcnn_benchmark", cfg.OUTPUT_DIR, comm.get_rank())
         logger.info("Command: %s\n%s", " ".join(sys.argv), collect_env_info())
         figures: dict[str, Figures] = {}
-        if args.skip_eval or (folder / SUMMARY).is_file():
+        if (folder / SUMMARY).is_file():
             figures = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+        elif args.skip_eval:
+            raise FileNotFoundError(f"{folder / SUMMARY} does not exist: evaluate first, without --skip_eval")
         if not args.skip_eval:
             for path in find_checkpoints(cfg.OUTPUT_DIR, args.evaluate_only_best_on_test, args.eval_freq):
                 logger.info("Checkpoint %s", path)

@@ -69,6 +69,11 @@ def test_figures_of_earlier_commands_stay(place):
     assert set(figures["model_best"]) == {"big", "val", "test"}
 
 
+def test_a_summary_that_is_not_there_yet(place, capsys):
+    assert evaluate(place, "--skip_eval") == BAD_INPUT
+    assert "eval/summary.json does not exist: evaluate first, without --skip_eval" in capsys.readouterr().err
+
+
 def test_which_checkpoints(place, capsys):
     run = place.folder / "out"
     assert [path.name for path in find_checkpoints(run, step=2)] == ["model_0000010.pth"]
