@@ -261,9 +261,10 @@ class Trainer:
             for batch, data_seconds in batches:
                 self.train_batch(batch, data_seconds)
                 is_last = self.iteration == self.max_iter
-                if self.iteration % self.options.report_period == 0 or is_last:
-                    self._report()
-                if self._is_past_deadline() or self._must_stop:
+                is_stopped = self._is_past_deadline() or self._must_stop
+                if self.iteration % self.options.report_period == 0 or is_last or is_stopped:
+                    self._report()  # also what has gathered when a run stops: the rest of it begins anew
+                if is_stopped:
                     return is_last
                 if self.iteration % self.options.checkpoint_period == 0 and not is_last:
                     if self._measure_if_due():

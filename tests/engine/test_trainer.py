@@ -97,10 +97,12 @@ def test_finished_run_does_nothing(tmp_path):
     assert_equal_weights(before, weights(again))
 
 
-def test_deadline_saves_and_a_second_run_goes_on(tmp_path):
+def test_deadline_saves_and_a_second_run_goes_on(tmp_path, caplog):
     (tmp_path / "training_report.json").write_text("of an earlier training")
     trainer = toy_trainer(tmp_path, 10, deadline=time.monotonic())
-    assert not trainer.train()
+    with caplog.at_level(logging.INFO):
+        assert not trainer.train()
+    assert "iter: 1  loss: " in caplog.text, "what has gathered since the last report is told"
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000001.pth"
     assert not (tmp_path / "training_report.json").exists()
     rest = toy_trainer(tmp_path, 10, resume=True)
