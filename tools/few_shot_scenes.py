@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--iterations", type=count, metavar="N", help="of every training; default: as glip finetune chooses"
     )
-    parser.add_argument("--batch-size", type=count, metavar="N", help="default: 4, on a CPU 2")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="pictures of a step; default: 4, on a CPU 2")
     parser.add_argument("--processes", type=count, default=1, metavar="N", help="trainings at a time; default: 1")
     parser.add_argument(
         "--scenes", nargs=3, type=count, default=[300, 40, 200], metavar=("TRAIN", "VAL", "TEST"),

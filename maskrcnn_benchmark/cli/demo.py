@@ -33,7 +33,13 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     add_model_arguments(parser)
     add_selection_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="folder of the scenes and results; default: %(default)s",
+    )
     parser.set_defaults(one_label=True)
 
 

@@ -36,19 +36,25 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--val-images", type=Path, metavar="DIR", help="folder of --val; default: that of --images")
     parser.add_argument("--mode", choices=MODES, default="full", help="what is trained; default: %(default)s")
     parser.add_argument("--shots", type=count, metavar="K", help="train on K pictures of each class; default: all")
-    parser.add_argument("--seed", type=int, default=0, help="of the chosen pictures and of training")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the chosen pictures and of training; default: %(default)s"
+    )
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="NAME|DIR", help="to start from; default: %(default)s"
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: a GPU where there is one")
-    parser.add_argument("--iterations", type=count, metavar="N", help="default: by the number of pictures")
+    parser.add_argument(
+        "--iterations", type=count, metavar="N", help="steps of training; default: by the number of pictures"
+    )
     parser.add_argument("--lr", type=float, metavar="RATE", help="learning rate; default: by the mode and the batch")
-    parser.add_argument("--batch-size", type=count, metavar="N", help="default: 4, on a CPU 2")
+    parser.add_argument("--batch-size", type=count, metavar="N", help="pictures of a step; default: 4, on a CPU 2")
     parser.add_argument(
         "--cache-features", action="store_true",
         help="keep the features of pictures on disk, with --mode prompt or linear; without augmentation",
     )  # fmt: skip
-    parser.add_argument("--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--output", type=Path, default=DEFAULT_OUTPUT, metavar="DIR", help="folder of the results; default: %(default)s"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -65,7 +65,13 @@ def add_parser(subparsers: Subparsers) -> None:
         help="the result of a prompt tuning or linear probing of --model; without a text its own classes are found",
     )  # fmt: skip
     add_selection_arguments(parser)
-    parser.add_argument("--output", type=Path, default=Path("glip_output"), metavar="DIR", help="default: %(default)s")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("glip_output"),
+        metavar="DIR",
+        help="folder of the results; default: %(default)s",
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, batch_size: int = 1) -> None:
