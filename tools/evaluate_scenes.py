@@ -100,7 +100,7 @@ def measure(detector: Detector, folders: dict[str, Path], batch_size: int, limit
 
 
 def as_table(figures: dict) -> str:
-    """The figures as lines of text, those with a bar in README first."""
+    """The figures as lines of text, those of the table in README first."""
     lines = [
         f"val COCO AP             {figures['val_detection']['AP']:.4f}",
         f"novel pairs AP50        {figures['novel_pairs']['AP50']:.4f}",
