@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from maskrcnn_benchmark.data.datasets.coco import COCODataset
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
-from maskrcnn_benchmark.data.datasets.coco_json import is_crowd
+from maskrcnn_benchmark.data.datasets.coco_json import check_records, is_crowd
 from maskrcnn_benchmark.data.datasets.concat import ConcatDataset, CopiedDataset
 from maskrcnn_benchmark.data.grounding.od_to_grounding import FullPrompt
 from maskrcnn_benchmark.text.class_names import clean_name, folded_name, listed
@@ -86,6 +86,10 @@ def check_validation(
             f"validation set {name} ({dataset.ann_file}) has no box in {len(dataset)} pictures, so that no weights can "
             "be called the best: annotate some, or set TEST.DURING_TRAINING False and SOLVER.USE_AUTOSTEP False"
         )
+    try:
+        check_records(dataset.coco, dataset.numbering)
+    except ValueError as error:
+        raise ValueError(f"validation set {name} ({dataset.ann_file}): {error}") from error
     names = dataset.numbering.names
     for label in boxes:
         tokens = len(tokenizer(clean_name(names[label]))["input_ids"])

@@ -68,6 +68,12 @@ def test_boxes_that_are_no_numbers(toy, tokenizer, value):
         check_validation("val", toy(False, box(value)), {"mine": toy(True)}, tokenizer, 256)
 
 
+def test_validation_that_could_not_be_evaluated(toy, tokenizer):
+    data = toy(False, lambda content: content["annotations"][0].update(area="900"))
+    with pytest.raises(ValueError, match="set val .*toy.json.: annotation 1 has the area '900', not a number"):
+        check_validation("val", data, {"mine": toy(True)}, tokenizer, 256)
+
+
 def test_boxes_without_numbers(toy, tokenizer):
     with pytest.raises(ValueError, match=r"image 2 has boxes that are not four numbers: \[1, 1, None, 5\]"):
         toy(True, box([1, 1, None, 5]))
