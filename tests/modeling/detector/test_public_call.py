@@ -301,6 +301,8 @@ def test_training_after_inference_mode(model):
         model.eval()(images, captions=CAPTIONS, positive_map=MAP)
     result = losses(model, two_targets(), positive_rows(BOX_TOKENS, TOKENS), images=images)
     sum(result.values()).backward()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients) and any(gradient.any() for gradient in gradients)
 
 
 def test_mixed_precision(model):
