@@ -135,6 +135,7 @@ def plan_own_data(own: OwnData) -> Plan:
     else:
         given = checked_annotations(own.validation, own.validation_images or own.images)
         parts = content, as_validation(given, content, own.validation)
+        _warn_of_shared(own, *parts)
     train, validation = without_crowds(parts[0]), parts[1]
     unmeasured = classes_without_boxes(validation)
     if unmeasured:
@@ -157,6 +158,19 @@ def plan_own_data(own: OwnData) -> Plan:
     settings["OUTPUT_DIR"] = os.path.abspath(own.output)  # what is noted there holds from any working folder
     cfg.merge_from_list([part for pair in settings.items() for part in pair])
     return Plan(cfg, files.name, classes, choices)
+
+
+def _warn_of_shared(own: OwnData, train: Content, validation: Content) -> None:
+    """Tells of pictures that are in both: what is measured on them says little of other pictures."""
+    folder = own.validation_images or own.images
+    trained = {os.path.abspath(own.images / image["file_name"]) for image in train["images"]}
+    names = [image["file_name"] for image in validation["images"]]
+    shared = [name for name in names if os.path.abspath(folder / name) in trained]
+    if shared:
+        logger.warning(
+            "%d of %d validation pictures are training pictures, too, which makes AP too good: %s",
+            len(shared), len(names), first_of(shared),
+        )  # fmt: skip
 
 
 def _write_parts(own: OwnData, *parts: Content) -> tuple[Path, Path]:

@@ -301,6 +301,14 @@ def test_validation_of_other_classes(data, model, tmp_path, capsys):
     assert "classes that the training data do not name: 'bird'" in capsys.readouterr().err
 
 
+def test_validation_on_training_pictures_is_told(data, model, tmp_path, caplog):
+    other = write_split(tmp_path / "other", "val", 3)
+    for path, message in ((data, "8 of 8 validation pictures are training pictures, too"), (other, "")):
+        caplog.clear()
+        plan_own_data(own(data, model, tmp_path, validation=path, validation_images=path.with_suffix("")))
+        assert message in caplog.text and ("too good" in caplog.text) == bool(message)
+
+
 def test_the_text_of_training_is_that_of_the_adapter_and_of_validation(data, model, tmp_path):
     """Whatever the order of the categories: a learnt prompt adds to the text position by position."""
     val = change(write_split(tmp_path / "other", "val", 3), categories=lambda c: c.reverse())
