@@ -30,16 +30,20 @@ def is_outside(areas: np.ndarray) -> np.ndarray:
 
 
 def precision_recall(
-    categories: np.ndarray, matches: Matches, is_ignored: np.ndarray, num_truths: np.ndarray
+    categories: np.ndarray, scores: np.ndarray, matches: Matches, is_ignored: np.ndarray, num_truths: np.ndarray
 ) -> PrecisionRecall:
     """Curves of all classes.
 
     Args:
-        categories: (N,) class number of the detections, ascending, within a class the best score first.
+        categories, scores: (N,) class number and score of the detections; of equal scores in a class the earlier ones
+            come first.
         matches: of these detections. Ignored matches count neither as right nor as wrong.
         is_ignored: (N, A) whether a detection that matches nothing counts as nothing, instead of wrong.
         num_truths: (K, A) ground truth that is not ignored.
     """
+    order = np.lexsort((-scores, categories))
+    matches = matches.take(order, len(order))
+    categories, is_ignored = categories[order], is_ignored[order]
     num_categories, num_areas = num_truths.shape
     num_thresholds = matches.is_matched.shape[1]
     precision = np.full((num_thresholds, len(RECALLS), num_categories, num_areas), NOTHING_TO_FIND)

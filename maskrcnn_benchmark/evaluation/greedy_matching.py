@@ -23,6 +23,15 @@ class Matches(NamedTuple):
     is_matched: np.ndarray
     is_ignored: np.ndarray
 
+    def take(self, rows: np.ndarray, count: int) -> "Matches":
+        """The matches of the detections at the positions `rows` among `count`, numbered in this order."""
+        position = np.full(count, -1)
+        position[rows] = np.arange(len(rows))
+        taken = position[self.rows]
+        order = np.argsort(taken, kind="stable")
+        order = order[np.count_nonzero(taken < 0) :]
+        return Matches(taken[order], self.is_matched[order], self.is_ignored[order])
+
 
 def box_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union (N,) of x, y, width, height boxes (N, 4) with (N, 4), row by row."""

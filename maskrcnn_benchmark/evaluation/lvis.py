@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +23,8 @@ from maskrcnn_benchmark.evaluation.average_precision import (
     precision_recall,
 )
 from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
-from maskrcnn_benchmark.evaluation.greedy_matching import Matches, match_greedily
+from maskrcnn_benchmark.evaluation.detection_columns import Columns, best_of_group
+from maskrcnn_benchmark.evaluation.greedy_matching import match_greedily
 from maskrcnn_benchmark.evaluation.lvis_annotations import FREQUENCIES, LVIS, FederatedTruth
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils import comm
@@ -33,25 +34,6 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_IMAGE, MAX_PER_CLASS, UNLIMITED = 300, 10_000, -1
 PRUNE_AT = 8_000_000  # collected detections
-
-
-class Columns(NamedTuple):
-    """Detections: images and categories (N,) by position among the ascending ids, boxes (N, 4) xywh, scores (N,)."""
-
-    images: np.ndarray
-    categories: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-
-    def take(self, rows: np.ndarray) -> "Columns":
-        """The rows of a mask or of positions, in their order."""
-        return Columns(*(column[rows] for column in self))
-
-    @classmethod
-    def join(cls, parts: Iterable["Columns"]) -> "Columns":
-        """All rows of all parts."""
-        empty = cls(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
-        return cls(*(np.concatenate(columns) for columns in zip(empty, *parts, strict=True)))
 
 
 class LvisEvaluator(Evaluator):
@@ -243,21 +225,13 @@ def best_per_class(columns: Columns, limit: int) -> Columns:
         return columns
     keep = ~is_crowded[columns.categories]
     rows = np.flatnonzero(~keep)
-    keep[rows[_best_of_group(columns.categories[rows], columns.scores[rows], limit)]] = True
+    keep[rows[best_of_group(columns.categories[rows], columns.scores[rows], limit)]] = True
     return columns.take(keep)
 
 
 def best_per_image(columns: Columns, limit: int) -> Columns:
     """The best detections of each image, in the order of the columns; of equal scores the earlier ones."""
-    return columns.take(np.sort(_best_of_group(columns.images, columns.scores, limit)))
-
-
-def _best_of_group(groups: np.ndarray, scores: np.ndarray, limit: int) -> np.ndarray:
-    """Positions of the best scores of each group; of equal scores the earlier ones."""
-    order = np.lexsort((-scores, groups))
-    in_order = groups[order]
-    position = np.arange(len(order)) - np.searchsorted(in_order, in_order, "left")
-    return order[position < limit]
+    return columns.take(np.sort(best_of_group(columns.images, columns.scores, limit)))
 
 
 def federated_curves(truth: FederatedTruth, columns: Columns, judged: np.ndarray | None = None) -> PrecisionRecall:
@@ -280,17 +254,10 @@ def federated_curves(truth: FederatedTruth, columns: Columns, judged: np.ndarray
     columns, keys = columns.take(by_image), keys[by_image]
     boxes = columns.boxes.astype(np.float64)
     matches = match_greedily(keys, boxes, truth_keys, truth.boxes[in_order], truth_ignored, IOU_THRESHOLDS)
-
-    by_category = np.lexsort((-columns.scores, columns.categories))  # and then by image, as they are in that order
-    position = np.empty(len(by_category), dtype=np.int64)
-    position[by_category] = np.arange(len(by_category))
-    rows = position[matches.rows]
-    order = np.argsort(rows)
-    matches = Matches(rows[order], matches.is_matched[order], matches.is_ignored[order])
     is_ignored = is_outside(boxes[:, 2] * boxes[:, 3]) | np.isin(keys, truth.incomplete)[:, None]
     num_truths = np.zeros((num_categories, len(AREA_RANGES)), dtype=np.int64)
     np.add.at(num_truths, truth.categories[in_order], ~truth_ignored)
-    return precision_recall(columns.categories[by_category], matches, is_ignored[by_category], num_truths)
+    return precision_recall(columns.categories, columns.scores, matches, is_ignored, num_truths)
 
 
 def figures(curves: PrecisionRecall, truth: FederatedTruth, max_per_image: int) -> dict[str, float]:
