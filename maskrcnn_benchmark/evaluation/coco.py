@@ -1,4 +1,4 @@
-"""Average precision as COCO defines it, by pycocotools, with a table per category."""
+"""Average precision as COCO defines it and pycocotools computes it, with a table per category."""
 
 import contextlib
 import io
@@ -17,8 +17,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from maskrcnn_benchmark.data.datasets.coco_json import sorted_ids
-from maskrcnn_benchmark.evaluation.average_precision import NOTHING_TO_FIND
+from maskrcnn_benchmark.evaluation.average_precision import NOTHING_TO_FIND, PrecisionRecall
 from maskrcnn_benchmark.evaluation.base import Evaluator, scores_and_labels
+from maskrcnn_benchmark.evaluation.coco_curves import coco_curves, read_truth
+from maskrcnn_benchmark.evaluation.detection_columns import Columns
 from maskrcnn_benchmark.structures.bounding_box import BoxList
 from maskrcnn_benchmark.utils.complete_files import atomic_path, write_complete
 
@@ -34,8 +36,8 @@ TABLE_ROWS = {  # name -> (overlap, area) as the historical table writes them
     "APm": ("0.50:0.95", "medium"),
     "APl": ("0.50:0.95", "large"),
 }
-AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # index of the area range in COCOeval
-MAX_DETECTIONS = 2  # index of 100 detections per image in COCOeval
+AREAS = {"all": 0, "small": 1, "medium": 2, "large": 3}  # index of the area range, as in COCOeval
+MAX_DETECTIONS = 2  # index of 100 detections per image, as in COCOeval
 PROPOSAL_LIMITS = (100, 1000)  # boxes per image
 PROPOSAL_METRICS = tuple(f"AR{area}@{limit}" for limit in PROPOSAL_LIMITS for area in ("", "s", "m", "l"))
 METRICS_OF = {"bbox": METRICS, "segm": METRICS, "keypoints": KEYPOINT_METRICS, "box_proposal": PROPOSAL_METRICS}
@@ -134,17 +136,41 @@ class CocoEvaluator(Evaluator):
         if not self._items or not self.categories:  # pycocotools would take that for "all"
             shape = (10, 101, len(self.categories), len(AREAS), MAX_DETECTIONS + 1)
             return self._keep(np.full(shape, NOTHING_TO_FIND), [NOTHING_TO_FIND] * len((*METRICS, *RECALLS)))
-        results = self.results()
+        truth = read_truth(self.ground_truth, self.image_ids(), self.categories)
+        columns = self._columns()
+        evaluation = COCOeval(iouType="bbox")  # for its summary
+        if all(np.isfinite(values).all() for values in (columns.boxes, truth.boxes)):
+            precision, recall = coco_curves(truth, columns, len(self.categories))
+        else:
+            precision, recall = self._curves_of_pycocotools()
+        evaluation.eval = {"precision": precision, "recall": recall}
         with contextlib.redirect_stdout(io.StringIO()) as printed:
+            evaluation.summarize()
+        logger.info("%s", printed.getvalue())
+        return self._keep(precision, evaluation.stats.tolist())
+
+    def _columns(self) -> Columns:
+        """The collected predictions of `categories`, by image."""
+        items = [self._items[image_id] for image_id in self.image_ids()]
+        boxes, scores, labels = (np.concatenate(parts) for parts in zip(*items, strict=True))
+        images = np.repeat(np.arange(len(items)), [len(item.scores) for item in items])
+        number = {category: number for number, category in enumerate(self.categories)}
+        known, position = np.unique(labels, return_inverse=True)
+        numbers = np.array([number.get(self.category_of_label[label], -1) for label in known.tolist()], dtype=np.int64)
+        categories = numbers[position]
+        return Columns(images, categories, boxes.astype(np.float64), scores.astype(np.float64)).take(categories >= 0)
+
+    def _curves_of_pycocotools(self) -> PrecisionRecall:
+        """For boxes that are not finite, whose overlaps depend on the order in which they are looked at."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            results = self.results()
             detections = self.ground_truth.loadRes(results) if results else COCO()
             evaluation = COCOeval(self.ground_truth, detections, "bbox")
             evaluation.params.imgIds = self.image_ids()
             evaluation.params.catIds = self.categories
             evaluation.evaluate()
             evaluation.accumulate()
-            evaluation.summarize()
-        logger.info("%s", printed.getvalue())
-        return self._keep(evaluation.eval["precision"], evaluation.stats.tolist())
+        return PrecisionRecall(evaluation.eval["precision"], evaluation.eval["recall"])
 
     def _keep(self, precision: np.ndarray, stats: Sequence[float]) -> dict[str, float]:
         self.precision = precision

@@ -33,16 +33,22 @@ class Matches(NamedTuple):
         return Matches(taken[order], self.is_matched[order], self.is_ignored[order])
 
 
-def box_overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Intersection over union (N,) of x, y, width, height boxes (N, 4) with (N, 4), row by row."""
+def box_overlaps(boxes: np.ndarray, others: np.ndarray, is_crowd: np.ndarray | None = None) -> np.ndarray:
+    """Intersection over union (N,) of x, y, width, height boxes (N, 4) with (N, 4), row by row; where `others` are a
+    crowd (N,), over the area of the box. Rounded as in pycocotools, operation by operation.
+    """
     width, height = (
         np.minimum(boxes[:, axis + 2] + boxes[:, axis], others[:, axis + 2] + others[:, axis])
         - np.maximum(boxes[:, axis], others[:, axis])
         for axis in (0, 1)
     )
     intersection = np.where((width > 0) & (height > 0), width * height, 0.0)
-    union = boxes[:, 2] * boxes[:, 3] + others[:, 2] * others[:, 3] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+    areas = boxes[:, 2] * boxes[:, 3]
+    union = areas + others[:, 2] * others[:, 3] - intersection
+    if is_crowd is not None:
+        union = np.where(is_crowd, areas, union)
+    with np.errstate(divide="ignore"):  # far from the origin the rounded union may come out as 0
+        return np.divide(intersection, union, out=np.zeros_like(union), where=intersection > 0)
 
 
 def match_greedily(
@@ -52,6 +58,9 @@ def match_greedily(
     truth_boxes: np.ndarray,
     truth_ignored: np.ndarray,
     thresholds: np.ndarray,
+    *,
+    truth_is_crowd: np.ndarray | None = None,
+    truth_is_unseen: np.ndarray | None = None,
 ) -> Matches:
     """Matches every detection with the free ground truth that it overlaps most; ignored ground truth only as a last
     resort, and of equal overlaps the later ground truth.
@@ -62,10 +71,12 @@ def match_greedily(
         truth_keys: (G,) ascending; truth_boxes: (G, 4).
         truth_ignored: (G, A) for every area range.
         thresholds: (T,) least overlaps, ascending.
+        truth_is_crowd: (G,) many things in one box, of which any number of detections may be a part; None for none.
+        truth_is_unseen: (G,) ground truth whose detections count as unmatched unless it is ignored; None for none.
     """
-    detections, truths, overlaps = _near_pairs(keys, boxes, truth_keys, truth_boxes, thresholds[0])
+    detections, truths, overlaps = _near_pairs(keys, boxes, truth_keys, truth_boxes, thresholds[0], truth_is_crowd)
     rows, row_of_pair = np.unique(detections, return_inverse=True)
-    turns = _position_in_group(keys[rows])
+    turns = position_in_group(keys[rows])
     # Pairs in the order of the turns; the overlap as a number that differs for every pair, so that the best is unique.
     order = np.argsort(turns[row_of_pair], kind="stable")
     row_of_pair, truths, overlaps = row_of_pair[order], truths[order], overlaps[order]
@@ -90,14 +101,23 @@ def match_greedily(
         best = np.maximum.reduceat(preference, starts, axis=0)
         chooser, threshold, area = np.nonzero(best)
         chosen = truths[pair_of_rank[(best[chooser, threshold, area] - 1) % count]]
-        is_taken[chosen, threshold, area] = True
-        is_matched[row[starts]] = best > 0
-        is_ignored[row[starts]] = (best > 0) & (best <= count)
+        is_taken[chosen, threshold, area] = True if truth_is_crowd is None else ~truth_is_crowd[chosen]
+        ignored = (best > 0) & (best <= count)
+        is_ignored[row[starts]] = ignored
+        matched = best > 0
+        if truth_is_unseen is not None:
+            matched[chooser, threshold, area] = ~truth_is_unseen[chosen] | ignored[chooser, threshold, area]
+        is_matched[row[starts]] = matched
     return Matches(rows, is_matched, is_ignored)
 
 
 def _near_pairs(
-    keys: np.ndarray, boxes: np.ndarray, truth_keys: np.ndarray, truth_boxes: np.ndarray, threshold: float
+    keys: np.ndarray,
+    boxes: np.ndarray,
+    truth_keys: np.ndarray,
+    truth_boxes: np.ndarray,
+    threshold: float,
+    truth_is_crowd: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(detection, ground truth, overlap) of all pairs of one key that overlap at least `threshold`, in this order."""
     first = np.searchsorted(truth_keys, keys, "left")
@@ -111,7 +131,8 @@ def _near_pairs(
         number = counts[begin:end]
         detection = np.repeat(np.arange(begin, end), number)
         truth = np.arange(len(detection)) - np.repeat(ends[begin:end] - number - done, number) + first[detection]
-        overlap = box_overlaps(boxes[detection], truth_boxes[truth])
+        is_crowd = None if truth_is_crowd is None else truth_is_crowd[truth]
+        overlap = box_overlaps(boxes[detection], truth_boxes[truth], is_crowd)
         near = overlap >= threshold
         found.append((detection[near], truth[near], overlap[near]))
         begin = end
@@ -121,7 +142,7 @@ def _near_pairs(
     return detections, truths, overlaps
 
 
-def _position_in_group(keys: np.ndarray) -> np.ndarray:
+def position_in_group(keys: np.ndarray) -> np.ndarray:
     """(N,) how many equal keys stand before each one; equal keys stand together."""
     positions = np.arange(len(keys))
     is_first = np.diff(keys, prepend=keys[:1] - 1) != 0
