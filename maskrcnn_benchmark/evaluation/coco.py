@@ -73,12 +73,13 @@ class CocoEvaluator(Evaluator):
 
     Args:
         ground_truth: COCO index; only images that were given to `update` are evaluated.
-        category_of_label: label of a prediction -> category id of the file; other labels are left out.
+        category_of_label: label of a prediction -> category id of the file, which several may share; other labels are
+            left out.
         categories: ids of the categories to average over; None for all that labels stand for.
     Attributes:
         table: {figure: {category name: value}}, NaN without ground truth; recalls: average recall by name;
         precision: (T, 101, K, 4, 3) over overlaps, recalls, categories, areas, limits. All after `summarize`.
-    Raises: ValueError when category ids are of several types, or two categories have one name or id.
+    Raises: ValueError when category ids are of several types.
     """
 
     def __init__(
@@ -87,7 +88,8 @@ class CocoEvaluator(Evaluator):
         super().__init__()
         self.ground_truth = ground_truth
         self.category_of_label = dict(category_of_label)
-        self.categories = sorted_ids("category", self.category_of_label.values() if categories is None else categories)
+        chosen = self.category_of_label.values() if categories is None else categories
+        self.categories = sorted_ids("category", dict.fromkeys(chosen))
         self.table: dict[str, dict[str, float]] = {}
         self.recalls: dict[str, float] = {}
         self.precision = np.zeros((0, 0, 0, 0, 0))

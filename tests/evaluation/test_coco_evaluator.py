@@ -96,6 +96,13 @@ def test_chosen_categories(evaluator):
     assert list(chosen.table["AP"]) == ["dog"]
 
 
+def test_labels_may_share_a_category(evaluator):
+    shared = CocoEvaluator(evaluator.ground_truth, {1: 7, 2: 7, 3: 3})
+    shared.update(2, prediction([10, 10, 39, 39], 2, 0.9))
+    assert shared.summarize()["AP"] == pytest.approx(1.0) and list(shared.table["AP"]) == ["dog", "cat"]
+    assert shared.precision.shape[2] == 2
+
+
 def test_gather_keeps_every_image_once(evaluator):
     fill(evaluator)
     assert evaluator.gather()
