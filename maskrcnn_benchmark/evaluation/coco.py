@@ -127,9 +127,11 @@ class CocoEvaluator(Evaluator):
 
     def results(self) -> list[dict[str, Any]]:
         """The collected predictions as a COCO result list, boxes as x, y, width, height."""
+        return [row for image_id in self.image_ids() for row in self._results_of(image_id)]
+
+    def _results_of(self, image_id: Any) -> list[dict[str, Any]]:
         return [
             {"image_id": image_id, "category_id": self.category_of_label[label], "bbox": box, "score": score}
-            for image_id in self.image_ids()
             for box, score, label in zip(*(column.tolist() for column in self._items[image_id]), strict=True)
         ]
 
@@ -201,7 +203,8 @@ class CocoEvaluator(Evaluator):
         results = COCOResults("bbox")
         results.results["bbox"].update(metrics)
         figures = {"bbox": {**metrics, **self.recalls}, "per_class": without_nan(self.table)}
-        write_complete(folder / "bbox.json", json.dumps(self.results()))
+        images = map(self._results_of, self.image_ids())  # one by one: a list of all keeps the garbage collector busy
+        write_complete(folder / "bbox.json", f"[{', '.join(json.dumps(rows)[1:-1] for rows in images if rows)}]")
         write_complete(folder / "metrics.json", json.dumps(figures, indent=1))
         write_complete(folder / "bbox.csv", table_csv(self.table))
         with atomic_path(folder / "coco_results.pth") as part:

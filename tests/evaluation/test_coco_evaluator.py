@@ -56,7 +56,8 @@ def test_perfect_predictions(evaluator, tmp_path):
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert stored["bbox"]["AP"] == pytest.approx(1.0) and stored["per_class"]["AP"]["absent, thing"] is None
     assert stored["bbox"]["AR@1"] == pytest.approx(1.0) and stored["bbox"]["ARl@100"] == -1
-    assert len(json.loads((tmp_path / "out" / "bbox.json").read_text())) == 2
+    assert (tmp_path / "out" / "bbox.json").read_text() == json.dumps(evaluator.results())
+    assert len(evaluator.results()) == 2
     kept = torch.load(tmp_path / "out" / "coco_results.pth", weights_only=False)
     assert kept.results["bbox"]["AP50"] == metrics["AP50"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
