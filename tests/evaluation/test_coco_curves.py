@@ -2,10 +2,12 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import logging
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -251,3 +253,12 @@ def test_ids_of_annotations_may_be_words(caplog):
         renamed.update(image_id, found)
     renamed.summarize()
     assert np.array_equal(renamed.precision, evaluator.precision)
+
+
+def test_benchmark_runs():
+    path = Path(__file__).parents[2] / "benchmarks" / "coco_evaluation.py"
+    spec = importlib.util.spec_from_file_location("coco_evaluation", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    cells = [cell.strip() for cell in benchmark.row(4, 3, is_alone=False).split("|")[1:-1]]
+    assert cells[:3] == ["4", "400", "3"] and 0.01 < float(cells[3]) < 0.9 and cells[-1] == "yes"
