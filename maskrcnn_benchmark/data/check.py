@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from maskrcnn_benchmark.config.catalog_file import load_dataset_catalog
-from maskrcnn_benchmark.data.build import dataset_names, make_dataset, register_datasets
+from maskrcnn_benchmark.data.build import dataset_names, find_datasets, make_dataset
 from maskrcnn_benchmark.data.dataset_options import dataset_options
 from maskrcnn_benchmark.data.datasets.coco_grounding import CocoGrounding
 from maskrcnn_benchmark.data.inspection import (
@@ -47,6 +46,8 @@ def check_datasets(
     Yields: each dataset's report and the path of its contact sheet.
     Raises: ValueError for a configuration without datasets, or annotations that no dataset can be made of.
     """
+    if not dataset_names(cfg, is_train):
+        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset")
     found = find_datasets(cfg, is_train)  # before the tokenizer, which may have to be fetched
     text = cfg.MODEL.LANGUAGE_BACKBONE
     tokenizer = build_tokenizer(text.TOKENIZER_TYPE, mlm=bool(cfg.MODEL.DYHEAD.FUSE_CONFIG.MLM_LOSS))
@@ -68,19 +69,6 @@ def check_datasets(
         sheet = folder / f"{name}.png"
         contact_sheet(samples_of(dataset)).save(sheet)
         yield report, sheet
-
-
-def find_datasets(cfg, is_train: bool) -> dict[str, dict[str, Any]]:
-    """{name: what the catalogue says} for the datasets of the phase, each once.
-
-    Raises: ValueError if there is none; FileNotFoundError for files that are missing.
-    """
-    names = dataset_names(cfg, is_train)
-    if not names:
-        raise ValueError(f"DATASETS.{'TRAIN' if is_train else 'TEST'} is empty: name at least one dataset")
-    catalog = load_dataset_catalog(cfg.PATHS_CATALOG)
-    register_datasets(cfg, catalog, is_train)
-    return {name: catalog.get(name) for name in names}
 
 
 def make_untransformed(name: str, description: Mapping[str, Any], options: Mapping[str, Any], tokenizer) -> Dataset:
